@@ -33,10 +33,31 @@ pub enum ProtocolError {
     NoDcfKeys,
     #[error("{0}")]
     TwoParty(OtError),
-    #[error("{what} between two parties without a dealer are not supported")]
+    #[error("the setting `2pc` does not support {what}")]
     Unsupported { what: &'static str },
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
+}
+
+impl From<OtError> for ProtocolError {
+    fn from(error: OtError) -> Self {
+        match error {
+            OtError::Peer { step, source } => Self::Peer {
+                label: step,
+                source,
+            },
+            OtError::Frame {
+                step,
+                expected,
+                got,
+            } => Self::Frame {
+                label: step,
+                expected,
+                got,
+            },
+            other => Self::TwoParty(other),
+        }
+    }
 }
 
 /// Result of an operation that talks to a peer.

@@ -31,10 +31,6 @@ macro_rules! ring_tensor_operations {
             x - y
         }
 
-        fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
-            x.scaled_columns(factors)
-        }
-
         fn scale_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
             x.scaled(constant)
         }

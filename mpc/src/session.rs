@@ -10,6 +10,7 @@ mod client;
 mod dealer;
 mod outsourced;
 mod server;
+mod two_party;
 
 use std::sync::Arc;
 

@@ -56,7 +56,7 @@ use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     kernels::{ring_tensor_operations, rotate_rows, with_key_bias},
-    sampling::gumbel,
+    sampling::{Sampling, gumbel},
     spec::{MapId, MapSpec, ProgramSpec},
     weights::{PrivateWeights, Rope},
 };
@@ -85,6 +85,16 @@ pub struct TwoParty<C = Box<dyn Channel>, S = SoftSpoken> {
     trace: Option<Vec<(&'static str, RingTensor)>>,
 }
 
+impl TwoParty {
+    /// Whether two parties run this program and choose tokens in this way.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Unsupported`].
+    pub fn check(spec: &ProgramSpec, sampling: Option<Sampling>) -> Result<(), ProtocolError> {
+        supported(spec, sampling)
+    }
+}
+
 impl<C: Channel, S: Source> TwoParty<C, S> {
     /// E0. Waits for E1 to say how wide its factors are.
     ///
@@ -93,9 +103,8 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     /// [`ProtocolError::Peer`] when E1 is gone, [`ProtocolError::TwoParty`] when it says a width
     /// that no factor has.
     pub fn client(spec: &ProgramSpec, mut session: Session<C, S>) -> ProtocolResult<Self> {
-        supported(spec)?;
-        let told = session.link().receive("factor widths", 2);
-        let told = told.map_err(gates::failed)?;
+        supported(spec, None)?;
+        let told = session.link().receive("factor widths", 2)?;
         let factor_bits = FactorBits {
             a: told[0].into(),
             b: told[1].into(),
@@ -126,10 +135,10 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         private: Arc<PrivateWeights>,
         mut session: Session<C, S>,
     ) -> ProtocolResult<Self> {
-        supported(spec)?;
+        supported(spec, None)?;
         check_private(spec, &private)?;
         let widest = |of: fn(&crate::weights::Lora) -> &Vec<u64>| {
-            let elements = private.lora.iter().flat_map(|lora| of(lora));
+            let elements = private.lora.iter().flat_map(of);
             elements.map(|v| signed_bits(*v)).max().unwrap_or(1)
         };
         let factor_bits = FactorBits {
@@ -137,8 +146,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             b: widest(|lora| &lora.b),
         };
         let told = [factor_bits.a as u8, factor_bits.b as u8];
-        let sent = session.link().send("factor widths", &told);
-        sent.map_err(gates::failed)?;
+        session.link().send("factor widths", &told)?;
         let gates = Gates::Live(Box::new(session));
         Ok(Self::new(spec, gates, Some(private), factor_bits))
     }
@@ -182,10 +190,13 @@ fn signed_bits(v: u64) -> u32 {
     65 - magnitude.leading_zeros()
 }
 
-fn supported(spec: &ProgramSpec) -> ProtocolResult<()> {
+fn supported(spec: &ProgramSpec, sampling: Option<Sampling>) -> ProtocolResult<()> {
     let refused = |what| Err(ProtocolError::Unsupported { what });
     if spec.is_full_rank() {
-        return refused("full-rank private weights");
+        return refused("full-rank private weights (`private = \"full\"`)");
+    }
+    if sampling.is_some_and(|sampling| sampling.top_k().is_some()) {
+        return refused("top-k");
     }
     match spec.numeric.rounding {
         Rounding::Exact => Ok(()),
@@ -202,8 +213,10 @@ fn check_private(spec: &ProgramSpec, private: &PrivateWeights) -> ProtocolResult
     let fits = private.full.is_empty() && private.lora.len() == expected;
     let shapes = || {
         let maps = spec.maps().zip(&private.lora);
-        maps.map(|(map, lora)| map.factor_lens() == [lora.a.len(), lora.b.len()])
-            .all(|same| same)
+        let fits = |(map, lora): (MapSpec, &crate::weights::Lora)| {
+            map.factor_lens() == [lora.a.len(), lora.b.len()]
+        };
+        maps.into_iter().all(fits)
     };
     if fits && shapes() {
         Ok(())
@@ -276,9 +289,16 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
 
     fn add_row(&mut self, x: &RingTensor, row: &[u64]) -> RingTensor {
         match self.gates.party() {
-            Party::E0 => x.plus_row(row),
-            Party::E1 => x.clone(),
+            Party::E0 if !self.counts() => x.plus_row(row),
+            _ => x.clone(),
         }
+    }
+
+    fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
+        if self.counts() {
+            return x.clone();
+        }
+        x.scaled_columns(factors)
     }
 
     fn add_private_row(&mut self, x: &RingTensor, map: MapId) -> RingTensor {

@@ -249,6 +249,10 @@ impl Engine for PlaintextEngine {
         x.plus_row(row)
     }
 
+    fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
+        x.scaled_columns(factors)
+    }
+
     fn add_private_row(&mut self, x: &RingTensor, map: MapId) -> RingTensor {
         let private = Arc::clone(&self.private);
         match private.row(map) {

@@ -18,7 +18,7 @@ use crate::{
 
 /// E0: the client. Holds the boundary activations, learns the tokens.
 pub struct ClientSession<E: Engine = Masked> {
-    state: State<E>,
+    pub(super) state: State<E>,
 }
 
 impl ClientSession {

@@ -17,7 +17,7 @@ use crate::{
 
 /// E1: the server. Holds the adapter, learns shapes.
 pub struct ServerSession<E: Engine = Masked> {
-    state: State<E>,
+    pub(super) state: State<E>,
 }
 
 impl ServerSession {

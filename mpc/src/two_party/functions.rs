@@ -118,7 +118,7 @@ fn with_tail<C: Channel, S: Source>(
     };
     match tail {
         Tail::Step { low, high } => {
-            let mut step = gates.to_ring(bits, &positive)?;
+            let mut step = gates.ring_shares(bits, &positive)?;
             let base = public(gates, low as u64);
             let height = (high - low) as u64;
             step.iter_mut()
@@ -234,7 +234,7 @@ pub(super) fn piecewise<C: Channel, S: Source>(
     let reached = negated(gates, below);
     let run_bits = (search.runs - 1) * n;
     let in_run = Bits::from_fn(run_bits, |i| reached.get(i));
-    let in_run = gates.to_ring(bits, &in_run)?;
+    let in_run = gates.ring_shares(bits, &in_run)?;
     let at_shift: Vec<Bits> = (0..search.shifts.len() - 1)
         .map(|k| part(&reached, search.runs - 1 + k, n))
         .collect();
@@ -280,7 +280,7 @@ fn interval<C: Channel, S: Source>(
     }
     let below = gates.msb(search.table.ring_bits, &differences)?;
     let reached = negated(gates, below);
-    let inner = gates.to_ring(search.index_bits, &reached)?;
+    let inner = gates.ring_shares(search.index_bits, &reached)?;
     let mut index = vec![0u64; n];
     for (steps, weight) in [(in_run, search.run as u64), (&inner[..], 1)] {
         for row in steps.chunks_exact(n.max(1)) {
@@ -361,7 +361,7 @@ fn carries<C: Channel, S: Source>(
         0 => Ok(vec![0; low.len()]),
         bits => {
             let carry = gates.greater(bits, &low)?;
-            gates.to_ring(search.reduced_bits, &carry)
+            gates.ring_shares(search.reduced_bits, &carry)
         }
     }
 }

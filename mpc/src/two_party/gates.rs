@@ -11,7 +11,7 @@ use marill_two_party::{
     multiplexers,
 };
 
-use crate::error::{ProtocolError, ProtocolResult};
+use crate::error::ProtocolResult;
 
 /// Few bytes before few rounds.
 const RADIX: Radix = Radix::Four;
@@ -36,25 +36,6 @@ pub(super) enum Gates<C, S> {
     Count(Box<Counted>),
 }
 
-pub(super) fn failed(error: OtError) -> ProtocolError {
-    match error {
-        OtError::Peer { step, source } => ProtocolError::Peer {
-            label: step,
-            source,
-        },
-        OtError::Frame {
-            step,
-            expected,
-            got,
-        } => ProtocolError::Frame {
-            label: step,
-            expected,
-            got,
-        },
-        other => ProtocolError::TwoParty(other),
-    }
-}
-
 /// One multiplexer of a round of them.
 pub(super) struct Choice<'a> {
     pub bits: u32,
@@ -70,7 +51,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         counted: impl FnOnce(&mut Counted) -> T,
     ) -> ProtocolResult<T> {
         match self {
-            Self::Live(session) => live(session).map_err(failed),
+            Self::Live(session) => Ok(live(session)?),
             Self::Count(count) => Ok(counted(count)),
         }
     }
@@ -141,7 +122,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         )
     }
 
-    pub(super) fn to_ring(&mut self, bits: u32, share: &Bits) -> ProtocolResult<Vec<u64>> {
+    pub(super) fn ring_shares(&mut self, bits: u32, share: &Bits) -> ProtocolResult<Vec<u64>> {
         let n = share.n();
         let protocol = ToRing { bits };
         self.run(

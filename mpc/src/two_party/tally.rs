@@ -24,7 +24,7 @@ pub fn tally_two_party(
     rows: usize,
     factor_bits: Option<[u32; 2]>,
 ) -> ProtocolResult<Counted> {
-    supported(spec)?;
+    supported(spec, None)?;
     check_remaining_context(spec, cached, rows)?;
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
     let gates = Gates::Count(Box::default());

@@ -19,6 +19,7 @@ use crate::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_mixed_heads,
     },
     sampling::Selection,
+    spec::{Pooling, Reveal},
     weights::PublicWeights,
 };
 
@@ -39,17 +40,16 @@ fn boundary(spec: &ProgramSpec, seed: u64, rows: usize) -> Vec<u64> {
     spec.encode(&floats).unwrap()
 }
 
-/// One party's prompt step and one more token.
-fn steps(
-    mut engine: End,
-    public: &PublicWeights,
-    inputs: [(Option<&[u64]>, Option<&[u64]>, usize); 2],
-) -> Run {
+/// Rows and the padding's bias of a step, where a party has them, and how many rows.
+type Input<'a> = (Option<&'a [u64]>, Option<&'a [u64]>, usize);
+
+/// One party's steps: a prompt, and behind a decoder's one more token.
+fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
     let mut cache = Cache::new(&public.spec);
     engine.trace = Some(Vec::new());
     let mut tokens = Vec::new();
     let mut sent = Vec::new();
-    for (values, bias, rows) in inputs {
+    for &(values, bias, rows) in inputs {
         let before = PHASES.map(|phase| engine.traffic(phase));
         let token = program::step(&mut engine, public, &mut cache, values, bias, rows).unwrap();
         let after = PHASES.map(|phase| engine.traffic(phase));
@@ -63,24 +63,26 @@ fn steps(
     }
 }
 
-/// Runs both parties over a prompt of `tokens` rows and one more row.
+/// Runs both parties over a prompt of `tokens` rows and, but for an encoder, one more row.
 fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
     let (public, private) = model;
     let spec = &public.spec;
     let (padded, bias, bucket) = pad_prompt(spec, &boundary(spec, 1, tokens)).unwrap();
     let next = boundary(spec, 2, 1);
+    let count = if spec.architecture.is_encoder() { 1 } else { 2 };
     let (own, other) = memory_ends(LIMIT);
     let session = |end, party| {
         let mut link = Link::new(end, party);
         let base = BaseOts::establish(&mut link).unwrap();
         Session::begin(link, &base, GroupBits::Four).unwrap()
     };
-    let bits = thread::scope(|scope| {
+    thread::scope(|scope| {
         let server = scope.spawn(|| {
             let session = session(other, Party::E1);
             let engine = TwoParty::server(spec, Arc::clone(private), session).unwrap();
             let bits = [engine.factor_bits.a, engine.factor_bits.b];
-            let run = steps(engine, public, [(None, None, bucket), (None, None, 1)]);
+            let inputs = [(None, None, bucket), (None, None, 1)];
+            let run = steps(engine, public, &inputs[..count]);
             (run, bits)
         });
         let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
@@ -88,11 +90,10 @@ fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
             (Some(&padded[..]), Some(&bias[..]), bucket),
             (Some(&next[..]), None, 1),
         ];
-        let client = steps(engine, public, inputs);
+        let client = steps(engine, public, &inputs[..count]);
         let (server, bits) = server.join().unwrap();
         ([client, server], bits)
-    });
-    bits
+    })
 }
 
 fn equals_the_twin(model: &Model, tokens: usize) {
@@ -101,8 +102,11 @@ fn equals_the_twin(model: &Model, tokens: usize) {
     let spec = &public.spec;
     let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
     twin.start_trace();
-    let first = twin.prefill(&boundary(spec, 1, tokens)).unwrap();
-    let second = twin.decode(&boundary(spec, 2, 1)).unwrap();
+    let mut answers = vec![Some(twin.prefill(&boundary(spec, 1, tokens)).unwrap())];
+    let encoder = spec.architecture.is_encoder();
+    if !encoder {
+        answers.push(Some(twin.decode(&boundary(spec, 2, 1)).unwrap()));
+    }
     assert_eq!(client.trace.len(), server.trace.len());
     let expected = twin.take_trace();
     let labels = |trace: &[(&'static str, RingTensor)]| -> Vec<&'static str> {
@@ -121,11 +125,12 @@ fn equals_the_twin(model: &Model, tokens: usize) {
         assert_eq!(wrong, None, "`{label}`, value {i}, modulo 2^{}", sum.bits);
         assert_eq!(sum.data.len(), values.len(), "`{label}`");
     }
-    assert_eq!(client.tokens, [Some(first), Some(second)]);
-    assert_eq!(server.tokens, [None, None]);
+    assert_eq!(client.tokens, answers);
+    assert!(server.tokens.iter().all(Option::is_none));
     // Bytes, rounds and transfers are those of the tally.
     let bucket = spec.bucket(tokens);
-    for (step, (cached, rows)) in [(0, bucket), (bucket, 1)].into_iter().enumerate() {
+    let shapes = [(0, bucket), (bucket, 1)];
+    for (step, (cached, rows)) in shapes.into_iter().take(answers.len()).enumerate() {
         let counted = tally_two_party(spec, Selection::Greedy, cached, rows, Some(bits)).unwrap();
         let [_, offline, online] = client.sent[step];
         assert_eq!([online.sent, online.received], counted.online.sent);
@@ -160,4 +165,74 @@ fn approximations_are_the_twins() {
 fn gpt2_with_private_rows_is_the_twin() {
     let spec = tiny_affine_spec(crate::Architecture::Gpt2);
     equals_the_twin(&AffineModel::random(&spec, 2).quantize(), 4);
+}
+
+#[test]
+fn bert_classes_and_embeddings_are_the_twins() {
+    let bert = |pooling, reveal| crate::Architecture::Bert { pooling, reveal };
+    for pooling in [Pooling::Cls, Pooling::Pooler] {
+        let spec = tiny_affine_spec(bert(pooling, Reveal::Class));
+        equals_the_twin(&AffineModel::random(&spec, 5).quantize(), 6);
+    }
+    let spec = tiny_affine_spec(bert(Pooling::Mean, Reveal::Embedding));
+    let (public, private) = AffineModel::random(&spec, 6).quantize();
+    let text = boundary(&spec, 1, 6);
+    let (own, other) = marill_net::memory_pair();
+    let row = thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let weights = Arc::clone(&public);
+            let private = Arc::clone(&private);
+            let mut server =
+                crate::ServerSession::without_dealer(weights, private, Box::new(other)).unwrap();
+            server.prefill(spec.bucket(6)).unwrap();
+        });
+        let mut client =
+            crate::ClientSession::without_dealer(Arc::clone(&public), Box::new(own)).unwrap();
+        let row = client.embed(&text).unwrap();
+        server.join().unwrap();
+        row
+    });
+    let mut twin = Twin::new(public, private);
+    assert_eq!(row, twin.embed(&text).unwrap());
+}
+
+/// What a factor's width says must not be believed unseen.
+#[test]
+fn a_width_that_no_factor_has_is_refused() {
+    let (own, other) = memory_ends(LIMIT);
+    let error = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut link = Link::new(other, Party::E1);
+            let base = BaseOts::establish(&mut link).unwrap();
+            let mut session = Session::begin(link, &base, GroupBits::Four).unwrap();
+            session.link().send("factor widths", &[12, 200]).unwrap();
+        });
+        let mut link = Link::new(own, Party::E0);
+        let base = BaseOts::establish(&mut link).unwrap();
+        let session = Session::begin(link, &base, GroupBits::Four).unwrap();
+        TwoParty::client(&tiny_spec(), session).err().unwrap()
+    });
+    assert!(error.to_string().contains("bits of a factor"), "{error}");
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused() {
+    let (_, private) = random_weights(&tiny_spec().with_ranks(vec![2; 7]), 1);
+    let error = check_private(&tiny_spec(), &private).unwrap_err();
+    assert!(matches!(error, ProtocolError::AdapterMismatch), "{error}");
+}
+
+#[test]
+fn signed_bits_count_the_sign() {
+    for (value, bits) in [
+        (0i64, 1),
+        (-1, 1),
+        (1, 2),
+        (-2, 2),
+        (2, 3),
+        (127, 8),
+        (-128, 8),
+    ] {
+        assert_eq!(signed_bits(value as u64), bits, "{value}");
+    }
 }

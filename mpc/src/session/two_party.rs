@@ -1,0 +1,77 @@
+//! The parties of a session without a dealer.
+
+use std::sync::Arc;
+
+use marill_net::Channel;
+use marill_ot::{BaseOts, Link, Phase, SoftSpoken, softspoken::GroupBits};
+use marill_two_party::{OtError, Party, Session};
+
+use crate::{
+    error::ProtocolError,
+    session::{ClientSession, ServerSession, State},
+    two_party::TwoParty,
+    weights::{PrivateWeights, PublicWeights},
+};
+
+/// Base transfers, made anew for every session, and what expands them.
+fn begin(
+    peer: Box<dyn Channel>,
+    party: Party,
+) -> Result<Session<Box<dyn Channel>, SoftSpoken>, OtError> {
+    let mut link = Link::new(peer, party);
+    let base = BaseOts::establish(&mut link)?;
+    Session::begin(link, &base, GroupBits::Four)
+}
+
+impl ClientSession<TwoParty> {
+    /// E0 of a session without a dealer.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Unsupported`] for a program that two parties do not run,
+    /// [`ProtocolError::Peer`] when E1 is gone.
+    pub fn without_dealer(
+        weights: Arc<PublicWeights>,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        TwoParty::check(&weights.spec, None)?;
+        let engine = TwoParty::client(&weights.spec, begin(peer, Party::E0)?)?;
+        Ok(Self {
+            state: State::new(weights, engine),
+        })
+    }
+
+    /// What this party sent and received so far, for all purposes together.
+    #[must_use]
+    pub fn traffic(&self) -> marill_ot::Traffic {
+        let phases = [
+            Phase::Setup,
+            Phase::Extension,
+            Phase::Offline,
+            Phase::Online,
+        ];
+        let mut sum = marill_ot::Traffic::default();
+        for phase in phases {
+            sum += self.state.engine.traffic(phase);
+        }
+        sum
+    }
+}
+
+impl ServerSession<TwoParty> {
+    /// E1 of a session without a dealer.
+    ///
+    /// # Errors
+    /// As [`ClientSession::without_dealer`]; [`ProtocolError::AdapterMismatch`] when the private
+    /// weights are of another model.
+    pub fn without_dealer(
+        weights: Arc<PublicWeights>,
+        private: Arc<PrivateWeights>,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        TwoParty::check(&weights.spec, None)?;
+        let engine = TwoParty::server(&weights.spec, private, begin(peer, Party::E1)?)?;
+        Ok(Self {
+            state: State::new(weights, engine),
+        })
+    }
+}
