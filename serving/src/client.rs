@@ -57,6 +57,8 @@ pub struct ClientOptions {
     /// The computing party that computes in the client's place, where the server wants one.
     pub party: Option<Endpoint>,
     pub comparison: ComparisonChoice,
+    /// The only setting that will do; none: what the server offers.
+    pub setting: Option<Setting>,
 }
 
 /// Fetches what is missing of the public part; also says how the server offers to compute.
@@ -122,11 +124,12 @@ impl Client {
         partition: &Partition,
         options: &ClientOptions,
     ) -> Result<Self, ServingError> {
+        let setting = options.setting.unwrap_or_default();
         let supported = Supported {
-            setting: Setting::Dealer,
+            setting,
             e0: E0::Client,
             sampling: true,
-            dcf: true,
+            dcf: setting != Setting::TwoParties,
         };
         Self::open(partition, options, supported)
     }
@@ -163,9 +166,13 @@ impl Client {
         &self.sessions.server
     }
 
-    /// Server and dealer, or the computing party in the dealer's place, are all on this machine:
+    /// Server and dealer (or the computing party in its place, or no third party in the setting
+    /// `2pc`) are all on this machine:
     /// whoever runs it sees everything.
     pub fn is_demonstration(&self) -> bool {
+        if self.parameters.is_two_party() {
+            return self.sessions.server.endpoint.is_here();
+        }
         let third = self
             .sessions
             .party

@@ -73,7 +73,7 @@ impl Parties {
         let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key.to_string()));
         let server = Server::bare(
             model,
-            to_dealer,
+            Some(to_dealer),
             &state.join("server"),
             max_sessions,
             preprocessed,
@@ -95,6 +95,39 @@ impl Parties {
     /// Stops listening; sessions that run go on until their peers end them.
     pub fn stop_dealer(&mut self) {
         self.running[0] = None;
+    }
+}
+
+/// A server of the setting `2pc` that runs until this is dropped.
+pub struct LocalServer {
+    pub endpoint: Endpoint,
+    sessions: Arc<Sessions>,
+    _running: Running,
+}
+
+impl LocalServer {
+    /// Starts one; its records go below `state`.
+    ///
+    /// # Errors
+    /// No free port, or a state folder in use.
+    pub fn start(
+        model: SecureModel,
+        state: &Path,
+        max_sessions: usize,
+    ) -> Result<Self, ServingError> {
+        let server = Server::bare(model, None, &state.join("server"), max_sessions, None)?;
+        let running = web::start(web::bind(LOOPBACK, None)?, server.app())?;
+        Ok(Self {
+            endpoint: running.endpoint.clone(),
+            sessions: server.sessions().clone(),
+            _running: running,
+        })
+    }
+
+    /// Sessions that run now.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.sessions.active()
     }
 }
 

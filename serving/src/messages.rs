@@ -157,7 +157,9 @@ pub struct ClientHello {
     pub parameters: SessionParameters,
     pub session: String,
     pub correlations: Correlations,
-    /// [`proof_of`] the token of the grant: nobody else can use up this session.
+    /// [`proof_of`] the token of the grant: nobody else can use up this session. Empty where there
+    /// is no dealer who grants.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub proof: String,
     /// The masked adapter that the client has kept.
     pub adapter_sha256: Option<String>,

@@ -22,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use marill_mpc::TwoParty;
 use marill_net::{Endpoint, http::HttpClient};
 use marill_numeric::unhex;
 use marill_partition::{Manifest, Partition};
@@ -50,6 +51,13 @@ use crate::{
 /// The server's key for preprocessed correlations, in its folder.
 pub const PREPROCESSING_KEY_FILE: &str = "ahead.key";
 
+/// The dealer of a server.
+pub struct DealerOptions {
+    pub endpoint: Endpoint,
+    /// The dealer's `server.key`.
+    pub key: PathBuf,
+}
+
 /// How to run a server.
 pub struct ServerOptions {
     /// The partition, private part included.
@@ -57,9 +65,8 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// Needed beyond this machine.
     pub tls: Tls,
-    pub dealer: Endpoint,
-    /// The dealer's `server.key`.
-    pub dealer_key: PathBuf,
+    /// None in the setting `2pc`.
+    pub dealer: Option<DealerOptions>,
     pub state: PathBuf,
     pub max_sessions: usize,
     /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is
@@ -88,12 +95,25 @@ struct Published {
     created: u64,
 }
 
-pub(crate) struct Server {
-    model: SecureModel,
-    published: Option<Published>,
+/// A server's dealer.
+struct Dealt {
     dealer: HttpClient,
     /// Signs tickets for this server's clients.
     signer: Signer,
+}
+
+impl Dealt {
+    fn new(dealer: HttpClient) -> Self {
+        let signer = Signer::new(dealer.bearer.as_deref().unwrap_or_default());
+        Self { dealer, signer }
+    }
+}
+
+pub(crate) struct Server {
+    model: SecureModel,
+    published: Option<Published>,
+    /// None in the setting `2pc`.
+    dealt: Option<Dealt>,
     state: Arc<dyn Durable>,
     store: Option<CorrelationStore>,
     inputs: Inputs,
@@ -119,6 +139,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         .clone()
         .unwrap_or_else(|| options.state.join(KEYS_FILE));
     check_clients(options, &keys)?;
+    check_parties(options)?;
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     if options.keys.is_some() && !keys.is_file() {
@@ -126,14 +147,17 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     }
     check_correlations(options)?;
     let state = FileState::open(&options.state, &keys)?;
-    let dealer_key = read_key(&options.dealer_key)?;
-    let store = options
-        .preprocessed
-        .as_deref()
-        .map(|folder| open_store(&options.state, folder, &dealer_key))
+    let dealer = options.dealer.as_ref().map(|dealer| {
+        let key = read_key(&dealer.key)?;
+        let client = HttpClient::new(dealer.endpoint.clone(), Some(key.to_string()));
+        Ok::<_, ServingError>((client, key))
+    });
+    let (dealer, dealer_key) = dealer.transpose()?.unzip();
+    let files = options.preprocessed.as_deref().zip(dealer_key.as_ref());
+    let store = files
+        .map(|(folder, key)| open_store(&options.state, folder, key))
         .transpose()?;
     let (model, published) = open_model(options)?;
-    let dealer = HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string()));
     let server = Server::new(
         model,
         Some(published),
@@ -158,14 +182,30 @@ fn check_clients(options: &ServerOptions, keys: &Path) -> Result<(), StartError>
     })
 }
 
+/// Two parties have neither a dealer nor a computing party; the others cannot do without a dealer.
+fn check_parties(options: &ServerOptions) -> Result<(), StartError> {
+    let reason = match (options.setting, options.e0, &options.dealer) {
+        (Setting::TwoParties, E0::Party, _) => "in the setting `2pc` the client is E0",
+        (Setting::TwoParties, _, Some(_)) => "in the setting `2pc` there is no dealer",
+        (Setting::Dealer | Setting::ThreeParties, _, None) => "this setting needs a dealer",
+        _ => return Ok(()),
+    };
+    Err(StartError::Parties { reason })
+}
+
 /// Correlations are preprocessed in the setting `dealer` only, for clients that are E0.
 fn check_correlations(options: &ServerOptions) -> Result<(), PreprocessingError> {
     let fits = options.setting == Setting::Dealer && options.e0 == E0::Client;
     if options.preprocessed.is_none() || fits {
         return Ok(());
     }
-    let reason = "in the setting `3pc` and with a computing party, correlations are made while a \
-                  session runs";
+    let reason = match options.setting {
+        Setting::TwoParties => "in the setting `2pc` there are no correlations",
+        _ => {
+            "in the setting `3pc` and with a computing party, correlations are made while a \
+             session runs"
+        }
+    };
     Err(PreprocessingError::BadRequest {
         reason: reason.into(),
     })
@@ -178,6 +218,9 @@ fn open_model(options: &ServerOptions) -> Result<(SecureModel, Published), Servi
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
     let id = partition.partition_id();
+    if options.setting == Setting::TwoParties {
+        TwoParty::check(&spec, None).map_err(SessionError::from)?;
+    }
     let mut model = SecureModel::new(id, spec, public, private, options.setting);
     model.parameters = model.parameters.with_e0(options.e0);
     model.allow_sampling = options.allow_sampling;
@@ -226,12 +269,13 @@ impl Server {
     /// A server for sessions alone, without a partition on disk.
     pub(crate) fn bare(
         model: SecureModel,
-        dealer: HttpClient,
+        dealer: Option<HttpClient>,
         state: &Path,
         limit: usize,
         preprocessed: Option<&Path>,
     ) -> Result<Arc<Self>, ServingError> {
-        let dealer_key = dealer.bearer.clone().unwrap_or_default();
+        let dealer_key = dealer.as_ref().and_then(|dealer| dealer.bearer.clone());
+        let dealer_key = dealer_key.unwrap_or_default();
         let store = preprocessed
             .map(|folder| open_store(state, folder, &dealer_key))
             .transpose()?;
@@ -243,7 +287,7 @@ impl Server {
     fn new(
         model: SecureModel,
         published: Option<Published>,
-        dealer: HttpClient,
+        dealer: Option<HttpClient>,
         state: FileState,
         store: Option<CorrelationStore>,
         folder: &Path,
@@ -252,8 +296,7 @@ impl Server {
         Ok(Arc::new(Self {
             model,
             published,
-            signer: Signer::new(dealer.bearer.as_deref().unwrap_or_default()),
-            dealer,
+            dealt: dealer.map(Dealt::new),
             state: Arc::new(state),
             store,
             inputs: Inputs::default(),
@@ -283,6 +326,15 @@ impl Server {
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
+    }
+
+    /// The dealer, in the settings that have one.
+    fn dealt(&self) -> Result<&Dealt, SessionError> {
+        let no_dealer = || SessionError::BadMessage {
+            peer: "client",
+            reason: "this server works without a dealer".into(),
+        };
+        self.dealt.as_ref().ok_or_else(no_dealer)
     }
 
     /// Whose request this is; `None` where no keys are asked for.
@@ -366,13 +418,14 @@ fn unix_seconds() -> u64 {
 /// Ready means that a session would start now: the dealer answers and nothing is being shut down.
 async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpError> {
     service::check_running("server", &server.sessions)?;
-    let dealer = server.dealer.clone();
+    let dealer = server.dealt.as_ref().map(|dealt| dealt.dealer.clone());
     let folder = server.folder.clone();
     let find = move || {
         has_space(&folder)?;
-        says_ready(&dealer)
-            .then_some(())
-            .ok_or("the dealer is not ready")
+        match dealer {
+            Some(dealer) if !says_ready(&dealer) => Err("the dealer is not ready"),
+            _ => Ok(()),
+        }
     };
     server.readiness.check(find).await.map(|()| "ready")
 }
@@ -446,7 +499,19 @@ async fn tickets(
         Some(principal) => For::Key(&principal.digest),
         None => For::Address(web::address_of(&extensions)),
     };
+    let no_dealer = || {
+        let message = "this server works without a dealer, in the setting `2pc`";
+        HttpError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            "setting",
+            message,
+        )
+    };
     let ticket = server
+        .dealt
+        .as_ref()
+        .ok_or_else(no_dealer)?
         .signer
         .issue(&whose, &query.client_id)
         .map_err(state_failed)?;

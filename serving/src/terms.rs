@@ -20,16 +20,21 @@ pub enum Setting {
     /// Three parties with an honest majority: the dealer takes part in every session and produces
     /// correlations while it runs, a bounded window early. Files are refused.
     ThreeParties,
+    /// Client and server alone, by oblivious transfer: no dealer and no correlations.
+    TwoParties,
 }
 
 impl Setting {
-    pub const ALL: [Self; 2] = [Self::Dealer, Self::ThreeParties];
+    pub const ALL: [Self; 3] = [Self::Dealer, Self::ThreeParties, Self::TwoParties];
+    /// Those in which a dealer makes correlations.
+    pub const DEALT: [Self; 2] = [Self::Dealer, Self::ThreeParties];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dealer => "dealer",
             Self::ThreeParties => "3pc",
+            Self::TwoParties => "2pc",
         }
     }
 
@@ -81,6 +86,8 @@ pub enum Correlations {
     /// The server has them in a file.
     #[serde(rename = "ahead")]
     Preprocessed,
+    /// There are none, as there is no dealer.
+    None,
 }
 
 impl Correlations {
@@ -89,6 +96,7 @@ impl Correlations {
         match self {
             Self::Live => "live",
             Self::Preprocessed => "ahead",
+            Self::None => "none",
         }
     }
 }
@@ -144,6 +152,12 @@ impl SessionParameters {
     pub fn with_e0(mut self, e0: E0) -> Self {
         self.e0 = e0.as_str().into();
         self
+    }
+
+    /// Client and server compute alone.
+    #[must_use]
+    pub fn is_two_party(&self) -> bool {
+        self.setting == Setting::TwoParties.as_str()
     }
 
     /// Neither evaluator is the client.

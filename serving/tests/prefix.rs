@@ -67,6 +67,7 @@ fn a_prompts_prefix_runs_before_the_server_hears_of_it() {
         source: CorrelationPreference::Any,
         party: None,
         comparison: ComparisonChoice::Open,
+        setting: None,
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();
     // The prefix knows no such token: what fails there has opened nothing.

@@ -64,8 +64,8 @@ pub struct Answer {
     pub prompt_tokens: usize,
     pub finish: Finish,
     pub correlations: Correlations,
-    /// What comparisons were made of.
-    pub comparison: Comparison,
+    /// What comparisons were made of, where a dealer's correlations are.
+    pub comparison: Option<Comparison>,
     /// From asking the dealer to being ready for the prompt.
     pub open_seconds: f64,
     pub prefill: Cost,
@@ -85,7 +85,7 @@ impl Answer {
             prompt_tokens: request.prompt.len(),
             finish: Finish::Length,
             correlations: session.correlations,
-            comparison: session.comparison,
+            comparison: (session.correlations != Correlations::None).then_some(session.comparison),
             open_seconds: opened_in.as_secs_f64(),
             prefill: Cost::default(),
             decode: Cost::default(),

@@ -60,6 +60,7 @@ impl Client {
     ///     source: Default::default(),
     ///     party: None,
     ///     comparison: Default::default(),
+    ///     setting: None,
     /// };
     /// let client = Client::with_partition(&Partition::open_public(&out)?, &options)?;
     /// let request = Request {
@@ -131,11 +132,12 @@ impl Client {
         Ok(generation.end(on_event))
     }
 
-    /// In the setting `3pc` and with a computing party there is nothing preprocessed.
+    /// In the settings `3pc` and `2pc` and with a computing party there is nothing preprocessed.
     fn preference(&self) -> CorrelationPreference {
         let preprocessed =
             self.parameters.setting == Setting::Dealer.as_str() && !self.parameters.is_shared();
-        if preprocessed {
+        if preprocessed || self.parameters.is_two_party() {
+            // Two parties refuse what they are asked for and do not have.
             self.source
         } else {
             CorrelationPreference::Live

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use marill_mpc::{
     ClientSession, Comparison, MaskedAdapter, OutsourcedSession, ProgramSpec, PublicWeights,
-    Sampling, Seed, Selection,
+    Sampling, Seed, Selection, TwoParty,
 };
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
-use marill_numeric::unhex;
+use marill_numeric::{hex, unhex};
 use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -29,7 +29,7 @@ use crate::{
         recv_reply, send_json,
     },
     preprocessing::AvailableSession,
-    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters},
+    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters, Setting},
     ticket::Ticket,
 };
 
@@ -71,7 +71,23 @@ impl SessionOpener {
         options: &ClientOptions,
         supported: Supported,
     ) -> Result<Self, ServingError> {
+        if let Some(wanted) = options
+            .setting
+            .filter(|wanted| *wanted != supported.setting)
+        {
+            let ours = wanted.as_str().into();
+            let theirs = supported.setting.as_str().into();
+            return Err(SessionError::Mismatch {
+                field: "setting",
+                ours,
+                theirs,
+            }
+            .into());
+        }
         let spec = partition.program_spec().clone();
+        if supported.setting == Setting::TwoParties {
+            TwoParty::check(&spec, None).map_err(SessionError::from)?;
+        }
         let public = Arc::new(partition.public_weights()?);
         let parameters =
             SessionParameters::new(partition.partition_id(), &spec, &public, supported.setting)
@@ -117,6 +133,9 @@ impl SessionOpener {
     /// # Errors
     /// As [`Self::open`]; a server may refuse to sample.
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
+        if self.parameters.is_two_party() {
+            return self.open_two_party(sampling);
+        }
         if self.parameters.is_shared() {
             let party = self.party.as_ref().ok_or(SessionError::NoParty)?;
             let any_comparison = !self.insists_on_comparison;
@@ -148,6 +167,34 @@ impl SessionOpener {
         )
     }
 
+    /// A session with the server alone; nobody grants it, and its name is this client's.
+    fn open_two_party(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
+        TwoParty::check(&self.spec, sampling).map_err(SessionError::from)?;
+        let correlations = Correlations::None;
+        let hello = ClientHello {
+            parameters: self.parameters.clone(),
+            session: hex(&Seed::random().to_bytes()[..16]),
+            correlations,
+            proof: String::new(),
+            adapter_sha256: None,
+            sampling,
+        };
+        let (peer, meter, _) = self.greet(&self.parameters, &hello)?;
+        let session = ClientSession::without_dealer(self.public.clone(), Box::new(peer.clone()));
+        let session = session.map_err(SessionError::from)?.with_sampling(sampling);
+        let inner = Inner::TwoParty {
+            session: Box::new(session),
+            peer,
+            meter,
+        };
+        Ok(SecureSession {
+            inner,
+            spec: self.spec.clone(),
+            correlations,
+            comparison: self.parameters.comparison,
+        })
+    }
+
     /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with
     /// preprocessed correlations where `source` wants them and the server has some that fit.
     ///
@@ -162,6 +209,13 @@ impl SessionOpener {
     ) -> Result<SecureSession, ServingError> {
         let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
+            CorrelationPreference::Preprocessed if self.parameters.is_two_party() => {
+                return Err(PreprocessingError::BadRequest {
+                    reason: "in the setting `2pc` there are no correlations".into(),
+                }
+                .into());
+            }
+            _ if self.parameters.is_two_party() => return self.open_live(sampling),
             CorrelationPreference::Preprocessed if uses_dcf => {
                 return Err(SessionError::NoDcf {
                     reason: "preprocessed correlations are one-hot",
@@ -348,13 +402,6 @@ impl SessionOpener {
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
         self.state.claim(&granted.session)?;
         let kept = self.state.kept(parameters, &self.spec, correlations);
-        let channel = self
-            .server
-            .websocket("/v1/session", STEP_TIMEOUT)
-            .map_err(SessionError::net(SERVER))?;
-        let meter = Arc::<Meter>::default();
-        let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
-
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
         let session = granted.session.clone();
         let proof = proof_of(&granted.token);
@@ -366,14 +413,30 @@ impl SessionOpener {
             adapter_sha256,
             sampling,
         };
-        send_json(&mut peer, &hello).map_err(SessionError::net(SERVER))?;
-        let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
-        parameters.check(&welcome.parameters)?;
+        let (mut peer, meter, welcome) = self.greet(parameters, &hello)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
         };
         Ok((peer, meter, adapter))
+    }
+
+    /// A connection to the server on which both have said hello under these parameters.
+    fn greet(
+        &self,
+        parameters: &SessionParameters,
+        hello: &ClientHello,
+    ) -> Result<(Peer, Arc<Meter>, ServerWelcome), SessionError> {
+        let channel = self
+            .server
+            .websocket("/v1/session", STEP_TIMEOUT)
+            .map_err(SessionError::net(SERVER))?;
+        let meter = Arc::<Meter>::default();
+        let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
+        send_json(&mut peer, hello).map_err(SessionError::net(SERVER))?;
+        let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
+        parameters.check(&welcome.parameters)?;
+        Ok((peer, meter, welcome))
     }
 
     /// A session of this client's.

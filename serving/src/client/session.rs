@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{ClientSession, Comparison, ProgramSpec};
+use marill_mpc::{ClientSession, Comparison, ProgramSpec, TwoParty};
 use marill_net::{Channel, Meter};
 
 use crate::{
@@ -35,6 +35,12 @@ pub(super) enum Inner {
         meter: Arc<Meter>,
         precomputed: Option<PrecomputedSteps>,
     },
+    /// The same, without a dealer.
+    TwoParty {
+        session: Box<ClientSession<TwoParty>>,
+        peer: Peer,
+        meter: Arc<Meter>,
+    },
     /// It sends shares and gets shares.
     Shared(SharedConnections),
 }
@@ -53,6 +59,11 @@ impl SecureSession {
         let bucket = self.spec.bucket(tokens);
         let token = match &mut self.inner {
             Inner::Own { session, peer, .. } => {
+                peer.send(Step::Prefill { bucket }.encode())
+                    .map_err(SessionError::net(SERVER))?;
+                session.prefill(boundary)?
+            }
+            Inner::TwoParty { session, peer, .. } => {
                 peer.send(Step::Prefill { bucket }.encode())
                     .map_err(SessionError::net(SERVER))?;
                 session.prefill(boundary)?
@@ -83,6 +94,11 @@ impl SecureSession {
                     .for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
+            Inner::TwoParty { session, peer, .. } => {
+                peer.send(Step::Decode.encode())
+                    .map_err(SessionError::net(SERVER))?;
+                session.decode(boundary)?
+            }
             Inner::Shared(connections) => connections.decode(boundary)?,
         };
         Ok((token, self.since(before)))
@@ -92,7 +108,7 @@ impl SecureSession {
     pub fn precomputed(&self) -> u64 {
         match &self.inner {
             Inner::Own { session, .. } => session.precomputed(),
-            Inner::Shared(_) => 0,
+            Inner::TwoParty { .. } | Inner::Shared(_) => 0,
         }
     }
 
@@ -115,6 +131,12 @@ impl SecureSession {
                 bytes_received: meter.bytes_received(),
                 seconds: 0.0,
             },
+            Inner::TwoParty { session, meter, .. } => Cost {
+                rounds: session.traffic().rounds,
+                bytes_sent: meter.bytes_sent(),
+                bytes_received: meter.bytes_received(),
+                seconds: 0.0,
+            },
             Inner::Shared(connections) => connections.cost(),
         }
     }
@@ -122,7 +144,9 @@ impl SecureSession {
     /// Tells the server that no step follows.
     pub fn end(&mut self) {
         match &mut self.inner {
-            Inner::Own { peer, .. } => drop(peer.send(Step::End.encode())),
+            Inner::Own { peer, .. } | Inner::TwoParty { peer, .. } => {
+                drop(peer.send(Step::End.encode()))
+            }
             Inner::Shared(connections) => connections.end(),
         }
     }

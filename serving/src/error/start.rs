@@ -35,6 +35,8 @@ pub enum StartError {
          key, and `--allow-anonymous` serves everyone all the same"
     )]
     Anonymous { address: String },
+    #[error("{reason}")]
+    Parties { reason: &'static str },
     #[error("the operating system gives no thread: {0}")]
     Thread(std::io::Error),
     #[error("a task of the service failed: {0}")]

@@ -48,7 +48,7 @@ impl SecureModel {
 
     /// What comparisons may be made of.
     pub(super) fn comparisons(&self) -> &'static [Comparison] {
-        if self.allow_dcf {
+        if self.allow_dcf && !self.parameters.is_two_party() {
             &[Comparison::OneHot, Comparison::Dcf]
         } else {
             &[Comparison::OneHot]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use marill_mpc::{Comparison, Seed, Selection, ServerSession};
+use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
@@ -94,6 +94,7 @@ type Waiting<'a> = Option<Announced<'a>>;
 enum E1 {
     Own(Box<ServerSession>),
     Shared(Box<ServerSession>),
+    TwoParty(Box<ServerSession<TwoParty>>),
 }
 
 impl E1 {
@@ -107,6 +108,10 @@ impl E1 {
         let token = match (self, step) {
             (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
             (Self::Own(session), _) => return Ok(session.decode()?),
+            (Self::TwoParty(session), Step::Prefill { bucket }) => {
+                return Ok(session.prefill(bucket)?);
+            }
+            (Self::TwoParty(session), _) => return Ok(session.decode()?),
             (Self::Shared(session), Step::Prefill { bucket }) => {
                 session.prefill_shared(&recv_input_share(client, CLIENT, step, width)?, bucket)?
             }
@@ -129,6 +134,8 @@ enum CorrelationSource {
         tokens_left: usize,
         prompt_paid: bool,
     },
+    /// There are none: client and server compute alone.
+    None,
 }
 
 impl CorrelationSource {
@@ -144,6 +151,7 @@ impl CorrelationSource {
             (Self::Live(dealer), step) => dealer
                 .send(step.encode())
                 .map_err(SessionError::net(DEALER)),
+            (Self::None, _) => Ok(()),
             (Self::Preprocessed { bucket, .. }, Step::Prefill { bucket: asked })
                 if *bucket != asked =>
             {
@@ -212,6 +220,10 @@ fn handshake<'a>(
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
     let parameters = agree(&server.model, &hello)?;
+    if parameters.is_two_party() {
+        let session = two_party(&server.model, client, parameters, &hello)?;
+        return Ok((CorrelationSource::None, session, None));
+    }
 
     // Both ask the dealer, who knows this client by its proof, before anything is used up or
     // written down here.
@@ -221,6 +233,7 @@ fn handshake<'a>(
         Correlations::Preprocessed => {
             preprocessed(server, &parameters, &hello, selection, principal)?
         }
+        Correlations::None => return Err(wrong_correlations(&hello).into()),
     };
 
     let has = hello.adapter_sha256.as_deref();
@@ -247,6 +260,43 @@ fn handshake<'a>(
     }
     let session = evaluator(&server.model, client, &hello, corrections, seed1)?;
     Ok((source, session, waiting))
+}
+
+/// A session without correlations where there is a dealer, or one with them where there is none.
+fn wrong_correlations(hello: &ClientHello) -> SessionError {
+    SessionError::BadMessage {
+        peer: CLIENT,
+        reason: format!(
+            "correlations `{}` in the setting `{}`",
+            hello.correlations.as_str(),
+            hello.parameters.setting
+        ),
+    }
+}
+
+/// A session of client and server alone: they make base transfers behind the welcome.
+fn two_party(
+    model: &SecureModel,
+    client: &mut Connection,
+    parameters: SessionParameters,
+    hello: &ClientHello,
+) -> Result<E1, ServingError> {
+    if hello.correlations != Correlations::None {
+        return Err(wrong_correlations(hello).into());
+    }
+    TwoParty::check(&model.spec, hello.sampling).map_err(SessionError::from)?;
+    let welcome = ServerWelcome {
+        parameters,
+        adapter_sha256: String::new(),
+        adapter_bytes: 0,
+    };
+    send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
+    let peer = Box::new(client.clone());
+    let session = ServerSession::without_dealer(model.public.clone(), model.private.clone(), peer);
+    let session = session.map_err(SessionError::from)?;
+    Ok(E1::TwoParty(Box::new(
+        session.with_sampling(hello.sampling),
+    )))
 }
 
 /// The session's parameters, where this server offers what the client asks for.
@@ -313,6 +363,7 @@ fn live(
     selection: Selection,
 ) -> Result<Dealt, ServingError> {
     let connection = server
+        .dealt()?
         .dealer
         .websocket("/v1/corrections", DEALER_TIMEOUT)
         .map_err(SessionError::net(DEALER))?;
@@ -401,6 +452,7 @@ fn release(
     };
     let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
     let answer = server
+        .dealt()?
         .dealer
         .post_json("/v1/release", &json, 1 << 16)
         .map_err(SessionError::net(DEALER))?;

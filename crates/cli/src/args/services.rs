@@ -7,6 +7,7 @@ use marill_net::tls::Authorities;
 use marill_serving::{
     Endpoint,
     client::{ComparisonChoice, CorrelationPreference},
+    terms::Setting,
 };
 
 use crate::args::{
@@ -111,10 +112,19 @@ pub struct Services {
         env = "MARILL_NETWORK"
     )]
     network: String,
+    /// No other setting will do: `dealer`, `3pc`, or `2pc` (no dealer) [default: what the server
+    /// offers; where all parties run in this process, `dealer`]
+    #[arg(long, value_name = "NAME", value_parser = parse_setting)]
+    pub setting: Option<Setting>,
     #[command(flatten)]
     authorities: AuthoritiesArgs,
     #[command(flatten)]
     pub folders: Folders,
+}
+
+/// A setting by its name on the command line.
+pub fn parse_setting(text: &str) -> Result<Setting, String> {
+    Setting::parse(text).ok_or_else(|| "the settings are `dealer`, `3pc` and `2pc`".into())
 }
 
 /// Names of comparison protocols on the command line.
@@ -168,6 +178,7 @@ impl Services {
             max_sessions,
             source: self.correlations.into(),
             comparison: self.comparison()?,
+            setting: self.setting,
             party: self
                 .party
                 .clone()

@@ -2,9 +2,14 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use marill_mpc::TwoParty;
 use marill_partition::Partition;
 use marill_serving::{
-    Endpoint, client::Client, local::Parties, server::SecureModel, terms::Setting,
+    Endpoint,
+    client::Client,
+    local::{LocalServer, Parties},
+    server::SecureModel,
+    terms::Setting,
 };
 
 use crate::{
@@ -36,7 +41,14 @@ impl FromStr for Target {
 /// A connected client; for a folder, also the other parties, in this process.
 pub struct Connected {
     pub client: Client,
-    _parties: Option<(Parties, Scratch)>,
+    _parties: Option<(Others, Scratch)>,
+}
+
+/// The other parties, while the client needs them.
+#[expect(dead_code, reason = "kept until the client is done")]
+enum Others {
+    Dealt(Box<Parties>),
+    Alone(Box<LocalServer>),
 }
 
 impl Target {
@@ -60,7 +72,11 @@ impl Target {
                 let id = partition.partition_id();
                 let public = partition.public_weights()?;
                 let private = partition.private_weights(&public)?;
-                let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
+                let setting = services.setting.unwrap_or_default();
+                if setting == Setting::TwoParties {
+                    TwoParty::check(&spec, None).map_err(|error| BadInput(error.into()))?;
+                }
+                let model = SecureModel::new(id, spec, public, private, setting);
                 let scratch = Scratch(
                     services
                         .folders
@@ -69,9 +85,18 @@ impl Target {
                         .join(std::process::id().to_string()),
                 );
                 let state = &scratch.0;
-                let parties = Parties::start(model, state, 4).map_err(advise)?;
-                let mut options = services.client(parties.server.clone(), 1)?;
-                options.dealer = parties.dealer.clone();
+                let (parties, server, dealer) = if setting == Setting::TwoParties {
+                    let server = LocalServer::start(model, state, 4).map_err(advise)?;
+                    let endpoint = server.endpoint.clone();
+                    (Others::Alone(Box::new(server)), endpoint, None)
+                } else {
+                    let parties = Parties::start(model, state, 4).map_err(advise)?;
+                    let server = parties.server.clone();
+                    let dealer = Some(parties.dealer.clone());
+                    (Others::Dealt(Box::new(parties)), server, dealer)
+                };
+                let mut options = services.client(server, 1)?;
+                options.dealer = dealer.unwrap_or(options.dealer);
                 options.cache = state.join("cache");
                 options.state = state.join("client");
                 let client = Client::with_partition(&partition, &options).map_err(advise)?;

@@ -6,6 +6,7 @@ use marill_model::{Message, NO_TEMPLATE};
 use marill_serving::{
     ClientError, ServingError,
     client::{Event, Request},
+    terms::Setting,
 };
 
 use crate::{
@@ -49,9 +50,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling_args.sampling()?;
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
+    let parties = match Setting::parse(&client.parameters.setting) {
+        Some(Setting::TwoParties) => "two parties",
+        Some(Setting::ThreeParties) => "three parties",
+        _ => "two parties and a dealer",
+    };
     eprintln!(
-        "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` \
-         starts over, `/quit` or the end of input leaves",
+        "private session with `{}`: {parties}, semi-honest, rounding {}\n`/reset` starts over, \
+         `/quit` or the end of input leaves",
         client.model_name, client.parameters.rounding
     );
     if !client.has_chat_template() {

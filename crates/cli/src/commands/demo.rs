@@ -12,11 +12,12 @@ use marill_evals::{Report, Scope, Task};
 use marill_numeric::Rounding;
 use marill_recipe::Recipe;
 use marill_report::{Table, bytes, count};
+use marill_serving::terms::Setting;
 use marill_training::TrainOptions;
 use serde::Serialize;
 
 use crate::{
-    args::model_dir::Model,
+    args::{model_dir::Model, services::parse_setting},
     commands::{
         eval::{EngineKind, Engines},
         export::write::numbers_of,
@@ -24,6 +25,7 @@ use crate::{
         train::train_and_export,
     },
     output::{failure::INPUT_FAILED, progress::Progress},
+    process::Service,
 };
 
 /// How much better than base and majority the tuned model must be.
@@ -71,6 +73,9 @@ pub struct Args {
     /// Keep everything in this new folder [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// The setting of the private answer: `dealer`, `3pc`, or `2pc` (no dealer)
+    #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
+    setting: Setting,
     /// Override a key of the demo's recipe (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -87,7 +92,8 @@ pub struct Args {
 struct Pids {
     client: u64,
     server: u32,
-    dealer: u32,
+    /// None in the setting `2pc`.
+    dealer: Option<u32>,
 }
 
 /// What the demo found.
@@ -206,12 +212,15 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
         args.no_progress,
     )?;
 
-    say("3/4 starting dealer and server as processes of their own");
-    let (dealer, server) = services::start(work, &exported.dir)?;
+    say(match args.setting {
+        Setting::TwoParties => "3/4 starting the server as a process of its own, and no dealer",
+        _ => "3/4 starting dealer and server as processes of their own",
+    });
+    let services = services::start(work, &exported.dir, args.setting)?;
 
     say("4/4 asking through a client process; its answer is compared with the twin's");
     let prompt = recipe_prompt(&recipe, &args.prompt)?;
-    let answer = services::ask(work, &server, &dealer, &exported.dir, &prompt, MAX_TOKENS)?;
+    let answer = services::ask(work, &services, &exported.dir, &prompt, MAX_TOKENS)?;
     let number = |key: &str| answer[key].as_f64();
     Ok(Findings {
         twin_equal: answer["twin_equal"] == true,
@@ -226,8 +235,8 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
         rounding: answer["rounding"].as_str().unwrap_or_default().to_string(),
         pids: Pids {
             client: answer["pid"].as_u64().unwrap_or_default(),
-            server: server.pid(),
-            dealer: dealer.pid(),
+            server: services.server.pid(),
+            dealer: services.dealer.as_ref().map(Service::pid),
         },
         rounds_per_token: number("rounds_per_token"),
         client_bytes_sent_per_token: number("client_bytes_sent_per_token"),
@@ -358,12 +367,14 @@ fn parties(findings: &Findings) -> Table {
         "private adapter; that a prompt of a certain padded length came".into(),
         "prompt, answer, activations".into(),
     ]);
-    parties.row([
-        "dealer".to_string(),
-        findings.pids.dealer.to_string(),
-        "shapes and number of steps".into(),
-        "prompt, answer, weights".into(),
-    ]);
+    if let Some(dealer) = findings.pids.dealer {
+        parties.row([
+            "dealer".to_string(),
+            dealer.to_string(),
+            "shapes and number of steps".into(),
+            "prompt, answer, weights".into(),
+        ]);
+    }
     parties
 }
 
@@ -432,7 +443,7 @@ fn render(findings: &Findings, prompt: &str) -> String {
         &format!("{} s", count(findings.train_seconds.round() as u64)),
     ]);
     text += &format!("{}\n\n", facts.markdown());
-    text + "One operator ran all three roles here, on one machine: this is a demonstration, not \
+    text + "One operator ran all roles here, on one machine: this is a demonstration, not \
         privacy.\n"
 }
 
@@ -451,7 +462,7 @@ mod tests {
             pids: Pids {
                 client: 1,
                 server: 2,
-                dealer: 3,
+                dealer: Some(3),
             },
             rounds_per_token: Some(200.0),
             client_bytes_sent_per_token: Some(1024.0),

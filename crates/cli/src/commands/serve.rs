@@ -1,7 +1,7 @@
 //! `marill serve`: offers a partition to clients, together with a dealer.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use marill_serving::{
     Endpoint,
     dealer::SERVER_KEY_FILE,
-    server::{ServerOptions, run as run_server, write_request},
+    server::{DealerOptions, ServerOptions, run as run_server, write_request},
     terms::{E0, Setting},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     args::{
         folders::Folders,
         listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
-        services::{AuthoritiesArgs, DEFAULT_DEALER},
+        services::{AuthoritiesArgs, DEFAULT_DEALER, parse_setting},
     },
     output::advice::advise,
 };
@@ -61,8 +61,9 @@ pub struct Args {
     #[arg(long)]
     allow_anonymous: bool,
     /// When the dealer makes correlations: `dealer`, also in advance (preprocessing), or `3pc`,
-    /// while a session runs, at most one token early. `marill dealer` serves both. Semi-honest
-    /// security with at most one corrupted party
+    /// while a session runs, at most one token early. `marill dealer` serves both. `2pc` has no
+    /// dealer: client and server compute alone, many times more slowly. Semi-honest security with
+    /// at most one corrupted party
     #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
     setting: Setting,
     /// Who computes as E0: the `client`, or a computing `party` (`marill party`). With a party, a
@@ -89,10 +90,6 @@ pub struct Args {
     folders: Folders,
 }
 
-fn parse_setting(text: &str) -> Result<Setting, String> {
-    Setting::parse(text).ok_or_else(|| "the settings are `dealer` and `3pc`".into())
-}
-
 fn parse_e0(text: &str) -> Result<E0, String> {
     E0::parse(text).ok_or_else(|| "E0 is the `client` or a computing `party`".into())
 }
@@ -108,29 +105,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    // Not at the first session: a service that starts is expected to work.
-    args.dealer.check()?;
-    let dealer_key = args
-        .dealer_key
-        .unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
-    // A dealer that was started in the same moment writes it now.
-    let deadline = Instant::now() + KEY_WAIT;
-    while !dealer_key.is_file() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    anyhow::ensure!(
-        dealer_key.is_file(),
-        "there is no dealer key at `{}`\n\
-         hint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with \
-         `--dealer-key`",
-        dealer_key.display()
-    );
+    let dealer = match args.setting {
+        Setting::TwoParties => {
+            anyhow::ensure!(
+                args.dealer_key.is_none(),
+                "`--dealer-key` has no use in the setting `2pc`, which has no dealer"
+            );
+            None
+        }
+        _ => Some(dealer(
+            args.authorities.apply(args.dealer)?,
+            args.dealer_key,
+            &state,
+        )?),
+    };
     let options = ServerOptions {
         partition: args.partition,
         listen: args.listen.at(args.port),
         tls: args.tls.tls(),
-        dealer: args.authorities.apply(args.dealer)?,
-        dealer_key,
+        dealer,
         state: state.join("server"),
         max_sessions: args.max_sessions,
         keys: args.keys,
@@ -144,4 +137,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The dealer and the key that it knows this server by, which is there.
+fn dealer(endpoint: Endpoint, key: Option<PathBuf>, state: &Path) -> anyhow::Result<DealerOptions> {
+    // Not at the first session: a service that starts is expected to work.
+    endpoint.check()?;
+    let key = key.unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
+    // A dealer that was started in the same moment writes it now.
+    let deadline = Instant::now() + KEY_WAIT;
+    while !key.is_file() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::ensure!(
+        key.is_file(),
+        "there is no dealer key at `{}`\n\
+         hint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with \
+         `--dealer-key`; `--setting 2pc` works without a dealer",
+        key.display()
+    );
+    Ok(DealerOptions { endpoint, key })
 }

@@ -5,6 +5,7 @@ mod deployments;
 mod gateway;
 mod keys;
 mod services;
+mod two_party;
 
 use std::{io::Write, process::Output};
 

@@ -33,12 +33,13 @@ async function connect() {
     const health = await (await fetch("/health")).json();
     const ready = await fetch("/ready");
     if (!ready.ok) return tell(`no private session now: ${(await ready.json()).error.message}`, true);
-    const settings = { "dealer": "two parties and a dealer", "3pc": "three parties" };
+    const settings = { "dealer": "two parties and a dealer", "3pc": "three parties", "2pc": "two parties" };
     const setting = settings[health.setting] || health.setting;
     const party = health.e0 === "operator" ? ", with a separate computing party" : "";
     const rounding = health.rounding === "stochastic" ? ", stochastic rounding" : "";
     const session = `session with ${health.server}, ${setting}${party}, semi-honest${rounding}; model ${health.model}`;
-    const here = "a demonstration: server and dealer are on this machine, and whoever runs them all can read everything";
+    const others = health.setting === "2pc" ? "the server is" : "server and dealer are";
+    const here = `a demonstration: ${others} on this machine, and whoever runs them all can read everything`;
     tell(health.demonstration ? `${here}; ${session}` : `private ${session}`, health.demonstration);
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;
     $("there").textContent = `its half of the other ${health.private_layers} layers, with its private adapter`;

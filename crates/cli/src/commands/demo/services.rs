@@ -3,15 +3,35 @@
 use std::{path::Path, process::Command};
 
 use anyhow::Context;
-use marill_serving::dealer::SERVER_KEY_FILE;
+use marill_serving::{dealer::SERVER_KEY_FILE, terms::Setting};
 
 use crate::process::Service;
 
-/// Starts the dealer, then the server that knows it.
+/// The services of a setting.
+pub struct Services {
+    pub server: Service,
+    /// None in the setting `2pc`.
+    pub dealer: Option<Service>,
+}
+
+/// Starts the dealer where there is one, then the server.
 ///
 /// # Errors
 /// What the service said, when it does not start.
-pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)> {
+pub fn start(work: &Path, partition: &Path, setting: Setting) -> anyhow::Result<Services> {
+    let partition = text(partition)?;
+    let state = text(&work.join("server"))?;
+    let args = |more: &[&str]| -> Vec<String> {
+        let own = ["serve", &partition, "--port", "0", "--state", &state];
+        let setting = ["--setting", setting.as_str()];
+        let all = own.iter().chain(&setting).chain(more);
+        all.map(ToString::to_string).collect()
+    };
+    if setting == Setting::TwoParties {
+        let server = serve(&args(&[]), work)?;
+        let dealer = None;
+        return Ok(Services { server, dealer });
+    }
     let dealer_state = text(&work.join("dealer"))?;
     let dealer = Service::start(
         "dealer",
@@ -19,22 +39,17 @@ pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)
         work,
     )?;
     let key = text(&work.join("dealer/dealer").join(SERVER_KEY_FILE))?;
-    let partition = text(partition)?;
-    let state = text(&work.join("server"))?;
-    let args = [
-        "serve",
-        &partition,
-        "--port",
-        "0",
-        "--state",
-        &state,
-        "--dealer",
-        &dealer.url,
-        "--dealer-key",
-        &key,
-    ];
-    let server = Service::start("server", &args, work)?;
-    Ok((dealer, server))
+    let server = serve(
+        &args(&["--dealer", &dealer.url, "--dealer-key", &key]),
+        work,
+    )?;
+    let dealer = Some(dealer);
+    Ok(Services { server, dealer })
+}
+
+fn serve(args: &[String], work: &Path) -> anyhow::Result<Service> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    Service::start("server", &args, work)
 }
 
 /// Asks one question through a client process and returns its JSON answer.
@@ -43,19 +58,19 @@ pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)
 /// What the client said, when it fails.
 pub fn ask(
     work: &Path,
-    server: &Service,
-    dealer: &Service,
+    services: &Services,
     partition: &Path,
     prompt: &str,
     max_tokens: usize,
 ) -> anyhow::Result<serde_json::Value> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let output = Command::new(program)
-        .arg("generate")
-        .arg(&server.url)
+    let mut command = Command::new(program);
+    command.arg("generate").arg(&services.server.url);
+    if let Some(dealer) = &services.dealer {
+        command.args(["--dealer", &dealer.url]);
+    }
+    let output = command
         .args([
-            "--dealer",
-            &dealer.url,
             "--prompt",
             prompt,
             "--max-tokens",
