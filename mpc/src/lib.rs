@@ -66,7 +66,7 @@ pub use crate::{
     },
     spec::{Architecture, Pooling, PrivateForm, ProgramSpec, Reveal, SpecError},
     tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
-    two_party::{TwoParty, tally_two_party},
+    two_party::{Extension, TwoParty, tally_two_party},
     weights::{
         AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,
         MatrixMasks, NormFloats, PrivateWeights, PublicWeights,

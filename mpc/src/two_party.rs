@@ -10,24 +10,24 @@
 //! A value is `x_0 + x_1` modulo `2^bits`; a wire is a share like any other. Public maps, sums and
 //! rotations are local.
 //!
-//! | operation | protocol | cross terms of what |
-//! |---|---|---|
-//! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits | |
-//! | private updates | `A` times E0's share of a row, `B` times E0's share of that | E1's factors, E0's shares |
-//! | scores, weighted values, row and head scalings, square sums | [`marill_two_party::combinations`] | both shares |
-//! | element-wise products | [`marill_two_party::Product`] | both shares |
-//! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product, a truncation | |
-//! | reciprocals, roots | comparison in two levels, a lookup, a product | |
-//! | maximum, largest index | a tournament of sign bits and multiplexers | |
+//! | operation | protocol |
+//! |---|---|
+//! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits |
+//! | private updates | combinations: `A` with E0's share of a row, `B` with E0's share of that |
+//! | attention, scalings, square sums | [`marill_two_party::combinations`] of both shares |
+//! | element-wise products | [`marill_two_party::Product`] |
+//! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product, a truncation |
+//! | reciprocals, roots | comparison in two levels, a lookup, a product |
+//! | maximum, largest index | a tournament of sign bits and multiplexers |
 //!
 //! # What it costs
 //! [`tally_two_party`] counts a step; a test compares it with what a session sends. Products by
-//! transfers take hundreds of bytes each, so this engine suits small models and short texts; products
-//! by lattices, made ahead, are what large ones need.
+//! transfers take hundreds of bytes each, so this engine suits small models and short texts;
+//! products by lattices, made ahead, are what large ones need.
 //!
 //! # Security
-//! Semi-honest, from the transfers alone ([`marill_two_party`]): outputs of every protocol are fresh
-//! shares, so a view is sampled without the other party's input. E0's input is shared as itself and
+//! Semi-honest, from the transfers alone ([`marill_two_party`]): outputs of every protocol are
+//! fresh shares, so a view is sampled without the other party's input. E0's input is shared as itself and
 //! zero, which tells E1 nothing. E1 tells E0 how many bits its factors have, the most of all
 //! elements, and nothing else of them. Before anything is revealed both parties compare digests of
 //! what was sent and received: a message that was changed on its way ends the session. A party that
@@ -47,11 +47,15 @@ use std::sync::Arc;
 use marill_crypto::{Prg, Seed};
 use marill_net::Channel;
 use marill_numeric::{PublicMatrix, RingTensor, Rounding, tables::Piecewise};
-use marill_ot::{Phase, SoftSpoken, Source};
+use marill_ot::{AnySource, Source};
+pub use marill_ot::{Extension, LpnSet, Phase, Traffic, softspoken::GroupBits};
 use marill_two_party::{OtError, Party, Radix, Session};
 
 use self::gates::Gates;
-pub use self::{gates::Counted, tally::tally_two_party};
+pub use self::{
+    gates::Counted,
+    tally::{tally_two_party, tally_two_party_by_label},
+};
 use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
@@ -75,7 +79,7 @@ const MOST_FACTOR_BITS: u32 = 31;
 const COUNTED_FACTOR_BITS: FactorBits = FactorBits { a: 16, b: 16 };
 
 /// The interpreter of a program at E0 or E1, or over shapes.
-pub struct TwoParty<C = Box<dyn Channel>, S = SoftSpoken> {
+pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     gates: Gates<C, S>,
     maps: Vec<MapSpec>,
     /// E1's.
@@ -118,12 +122,8 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
                 }));
             }
         }
-        Ok(Self::new(
-            spec,
-            Gates::Live(Box::new(session)),
-            None,
-            factor_bits,
-        ))
+        let gates = Gates::live(session);
+        Ok(Self::new(spec, gates, None, factor_bits))
     }
 
     /// E1, with its private weights.
@@ -147,7 +147,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         };
         let told = [factor_bits.a as u8, factor_bits.b as u8];
         session.link().send("factor widths", &told)?;
-        let gates = Gates::Live(Box::new(session));
+        let gates = Gates::live(session);
         Ok(Self::new(spec, gates, Some(private), factor_bits))
     }
 
@@ -166,6 +166,10 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         }
     }
 
+    pub(crate) fn factor_bits(&self) -> [u32; 2] {
+        [self.factor_bits.a, self.factor_bits.b]
+    }
+
     /// What this party sent and received for a purpose.
     #[must_use]
     pub fn traffic(&self, phase: Phase) -> marill_ot::Traffic {
@@ -173,7 +177,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     }
 
     fn counts(&self) -> bool {
-        matches!(self.gates, Gates::Count(_))
+        self.gates.counts()
     }
 
     fn record(&mut self, label: &'static str, share: &RingTensor) {
@@ -238,6 +242,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         let data = match (values, self.gates.party(), self.counts()) {
             (Some(values), Party::E0, _) => values.to_vec(),
             (None, Party::E0, false) => return Err(ProtocolError::MissingInput),
+            // E1's share of the client's input is zero, and E0's is the input.
             _ => vec![0; rows * cols],
         };
         if data.len() != rows * cols {
@@ -276,7 +281,8 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
             }
             let private = self.private.clone();
             let factors = private.as_ref().map(|private| &private.lora[map.index()]);
-            let gates = &mut self.gates;
+            let gates = self.gates.at("adapter");
+            // u = B·(A·x) modulo 2^bits, shared.
             let update = bilinear::lora_update(gates, &spec, factors, self.factor_bits, &narrow)?;
             updates.push(Some(update));
         }
@@ -325,15 +331,15 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     }
 
     fn square_sum(&mut self, x: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::square_sum(&mut self.gates, x)
+        bilinear::square_sum(self.gates.at("norm.squares"), x)
     }
 
     fn mul(&mut self, x: &RingTensor, y: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::mul(&mut self.gates, x, y)
+        bilinear::mul(self.gates.at("product"), x, y)
     }
 
     fn scale_rows(&mut self, x: &RingTensor, scale: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::scale_rows(&mut self.gates, x, scale)
+        bilinear::scale_rows(self.gates.at("norm.scale"), x, scale)
     }
 
     fn scores(
@@ -342,7 +348,12 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         keys: &RingTensor,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
-        bilinear::scores(&mut self.gates, queries, keys, attention)
+        bilinear::scores(
+            self.gates.at("attention.products"),
+            queries,
+            keys,
+            attention,
+        )
     }
 
     fn add_key_bias(
@@ -360,7 +371,12 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         values: &RingTensor,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
-        bilinear::weighted_values(&mut self.gates, weights, values, attention)
+        bilinear::weighted_values(
+            self.gates.at("attention.values"),
+            weights,
+            values,
+            attention,
+        )
     }
 
     fn scale_heads(
@@ -369,24 +385,25 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         scale: &RingTensor,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
+        let gates = self.gates.at("attention.divide");
         // What is divided has room above it, and is needed modulo more than it has.
         let wide = if x.bits < scale.bits {
             let extend = marill_two_party::Truncate::half_up(x.bits, 0, scale.bits, Radix::Four);
-            let data = self.gates.truncate(extend, &x.data)?;
+            let data = gates.truncate(extend, &x.data)?;
             RingTensor::new(x.rows, x.cols, scale.bits, data)
         } else {
             x.clone()
         };
-        bilinear::scale_heads(&mut self.gates, &wide, scale, attention)
+        bilinear::scale_heads(gates, &wide, scale, attention)
     }
 
     fn ragged_max(
         &mut self,
         x: &RingTensor,
         lens: &[usize],
-        _label: &'static str,
+        label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        functions::ragged_max(&mut self.gates, x, lens, x.bits.min(32))
+        functions::ragged_max(self.gates.at(label), x, lens, x.bits.min(32))
     }
 
     fn truncate(
@@ -397,7 +414,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     ) -> ProtocolResult<RingTensor> {
         let protocol =
             marill_two_party::Truncate::half_up(from.min(64), shift, to.min(64), Radix::Four);
-        let data = self.gates.truncate(protocol, &x.data)?;
+        let data = self.gates.at(label).truncate(protocol, &x.data)?;
         let out = RingTensor::new(x.rows, x.cols, to.min(64), data);
         self.record(label, &out);
         Ok(out)
@@ -407,20 +424,20 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         &mut self,
         y: &RingTensor,
         out_bits: u32,
-        _label: &'static str,
+        label: &'static str,
     ) -> ProtocolResult<RingTensor> {
         let table = &marill_numeric::tables::tables().exp;
-        functions::linear(&mut self.gates, table, y, out_bits)
+        functions::linear(self.gates.at(label), table, y, out_bits)
     }
 
     fn exp_clipped(
         &mut self,
         y: &RingTensor,
         out_bits: u32,
-        _label: &'static str,
+        label: &'static str,
     ) -> ProtocolResult<RingTensor> {
         let table = &marill_numeric::tables::approx_tables().exp;
-        functions::linear(&mut self.gates, table, y, out_bits)
+        functions::linear(self.gates.at(label), table, y, out_bits)
     }
 
     fn relu(
@@ -429,7 +446,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         bits: u32,
         label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        let out = functions::relu(&mut self.gates, x, bits)?;
+        let out = functions::relu(self.gates.at(label), x, bits)?;
         self.record(label, &out);
         Ok(out)
     }
@@ -438,9 +455,9 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         &mut self,
         x: &RingTensor,
         gate: Gate<'_>,
-        _label: &'static str,
+        label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        functions::linear(&mut self.gates, gate.0, x, x.bits)
+        functions::linear(self.gates.at(label), gate.0, x, x.bits)
     }
 
     fn piecewise(
@@ -449,7 +466,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         table: &Piecewise,
         label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        let out = functions::piecewise(&mut self.gates, s, table)?;
+        let out = functions::piecewise(self.gates.at(label), s, table)?;
         self.record(label, &out);
         Ok(out)
     }
@@ -479,8 +496,9 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     ) -> ProtocolResult<Option<u32>> {
         let index_bits = (x.data.len().max(2) - 1).ilog2() + 1;
         let bits = x.bits.min(48);
-        let index = functions::argmax(&mut self.gates, &x.data, bits, index_bits)?;
-        let opened = self.gates.reveal(label, index_bits, &[index])?;
+        // Differences of two logits fit 48 bits, as the range check of the twin says.
+        let index = functions::argmax(self.gates.at(label), &x.data, bits, index_bits)?;
+        let opened = self.gates.reveal(index_bits, &[index])?;
         Ok(opened.map(|index| index[0] as u32))
     }
 
@@ -490,7 +508,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         bits: u32,
         label: &'static str,
     ) -> ProtocolResult<Option<Vec<u64>>> {
-        let opened = self.gates.reveal(label, bits, &x.data)?;
+        let opened = self.gates.at(label).reveal(bits, &x.data)?;
         // Signed, as every engine gives it.
         let value = |v: u64| marill_numeric::fixed::sign_extend(v, bits) as u64;
         Ok(opened.map(|values| values.into_iter().map(value).collect()))

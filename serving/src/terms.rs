@@ -1,6 +1,6 @@
 //! What both ends of a session agree on: setting, who computes as E0, correlations, the program.
 
-use marill_mpc::{Comparison, ProgramSpec, PublicWeights};
+use marill_mpc::{Comparison, Extension, ProgramSpec, PublicWeights, two_party::LpnSet};
 use marill_net::peer_text;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,9 @@ use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
 pub const PROTOCOL_VERSION: u32 = 6;
+
+/// How sessions without a dealer make transfers: silent ones, whose smallest set suits short texts.
+pub const TWO_PARTY_EXTENSION: Extension = Extension::Silent(LpnSet::B10);
 
 /// Who produces correlations, and when. The protocol of the evaluators is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

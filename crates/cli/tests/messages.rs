@@ -73,7 +73,7 @@ fn messages_about_commands_and_flags() {
         &["train"],
         &["train", "--lr", "1", "recipe.toml"],
         &["serve", "DIR", "--max-sessions", "0"],
-        &["serve", "DIR", "--setting", "2pc"],
+        &["serve", "DIR", "--setting", "4pc"],
         &["bench", "DIR", "--tokens", "0"],
         &["bench", "--arch", "gpt5"],
         &["bench", "--arch", "gpt2", "--layers", "13"],

@@ -29,7 +29,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("marill-model", &["marill-numeric"]),
     (
         "marill-mpc",
-        &["marill-numeric", "marill-crypto", "marill-net"],
+        &[
+            "marill-numeric",
+            "marill-crypto",
+            "marill-net",
+            "marill-ot",
+            "marill-two-party",
+        ],
     ),
     ("marill-plan", &["marill-mpc"]),
     (

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use marill_net::Channel;
-use marill_ot::{BaseOts, Link, Phase, SoftSpoken, softspoken::GroupBits};
+use marill_ot::{AnySource, BaseOts, Extension, Link, Phase, Traffic};
 use marill_two_party::{OtError, Party, Session};
 
 use crate::{
@@ -17,14 +17,15 @@ use crate::{
 fn begin(
     peer: Box<dyn Channel>,
     party: Party,
-) -> Result<Session<Box<dyn Channel>, SoftSpoken>, OtError> {
+    extension: Extension,
+) -> Result<Session<Box<dyn Channel>, AnySource>, OtError> {
     let mut link = Link::new(peer, party);
     let base = BaseOts::establish(&mut link)?;
-    Session::begin(link, &base, GroupBits::Four)
+    Session::begin(link, &base, extension)
 }
 
 impl ClientSession<TwoParty> {
-    /// E0 of a session without a dealer.
+    /// E0 of a session without a dealer. Both parties make transfers in the same way.
     ///
     /// # Errors
     /// [`ProtocolError::Unsupported`] for a program that two parties do not run,
@@ -32,26 +33,39 @@ impl ClientSession<TwoParty> {
     pub fn without_dealer(
         weights: Arc<PublicWeights>,
         peer: Box<dyn Channel>,
+        extension: Extension,
     ) -> Result<Self, ProtocolError> {
         TwoParty::check(&weights.spec, None)?;
-        let engine = TwoParty::client(&weights.spec, begin(peer, Party::E0)?)?;
+        let engine = TwoParty::client(&weights.spec, begin(peer, Party::E0, extension)?)?;
         Ok(Self {
             state: State::new(weights, engine),
         })
     }
 
+    /// Bits of the elements of E1's `A` factors, and of its `B` factors, as it told them.
+    #[must_use]
+    pub fn factor_bits(&self) -> [u32; 2] {
+        self.state.engine.factor_bits()
+    }
+
+    /// What this party sent and received so far for a purpose.
+    #[must_use]
+    pub fn traffic_of(&self, phase: Phase) -> Traffic {
+        self.state.engine.traffic(phase)
+    }
+
     /// What this party sent and received so far, for all purposes together.
     #[must_use]
-    pub fn traffic(&self) -> marill_ot::Traffic {
+    pub fn traffic(&self) -> Traffic {
         let phases = [
             Phase::Setup,
             Phase::Extension,
             Phase::Offline,
             Phase::Online,
         ];
-        let mut sum = marill_ot::Traffic::default();
+        let mut sum = Traffic::default();
         for phase in phases {
-            sum += self.state.engine.traffic(phase);
+            sum += self.traffic_of(phase);
         }
         sum
     }
@@ -67,9 +81,10 @@ impl ServerSession<TwoParty> {
         weights: Arc<PublicWeights>,
         private: Arc<PrivateWeights>,
         peer: Box<dyn Channel>,
+        extension: Extension,
     ) -> Result<Self, ProtocolError> {
         TwoParty::check(&weights.spec, None)?;
-        let engine = TwoParty::server(&weights.spec, private, begin(peer, Party::E1)?)?;
+        let engine = TwoParty::server(&weights.spec, private, begin(peer, Party::E1, extension)?)?;
         Ok(Self {
             state: State::new(weights, engine),
         })

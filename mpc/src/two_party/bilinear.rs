@@ -38,7 +38,6 @@ struct Term {
 /// Terms of one ring, gathered into rounds that fit memory.
 struct Rounds<'a, C, S> {
     gates: &'a mut Gates<C, S>,
-    label: &'static str,
     bits: u32,
     chooser_bits: u32,
     signed: bool,
@@ -50,10 +49,9 @@ struct Rounds<'a, C, S> {
 }
 
 impl<'a, C: Channel, S: Source> Rounds<'a, C, S> {
-    fn new(gates: &'a mut Gates<C, S>, label: &'static str, bits: u32, out: Vec<u64>) -> Self {
+    fn new(gates: &'a mut Gates<C, S>, bits: u32, out: Vec<u64>) -> Self {
         Self {
             gates,
-            label,
             bits,
             chooser_bits: bits,
             signed: false,
@@ -132,7 +130,8 @@ impl<'a, C: Channel, S: Source> Rounds<'a, C, S> {
             })
             .collect();
         if !list.is_empty() {
-            let parts = self.gates.combine(self.label, &list)?;
+            // One round for all terms that fit.
+            let parts = self.gates.combine(&list)?;
             for (place, part) in self.places.drain(..).zip(parts) {
                 let out = self.out[place..].iter_mut().zip(part);
                 out.for_each(|(out, part)| *out = out.wrapping_add(part));
@@ -162,6 +161,7 @@ pub(super) fn mul<C: Channel, S: Source>(
     y: &RingTensor,
 ) -> ProtocolResult<RingTensor> {
     let bits = x.bits.min(y.bits);
+    // x_0·y_0 + x_1·y_1 locally, x_0·y_1 and x_1·y_0 by transfers.
     let data = gates.product(bits, &x.data, &y.data)?;
     Ok(RingTensor::new(x.rows, x.cols, bits, data))
 }
@@ -173,11 +173,12 @@ pub(super) fn square_sum<C: Channel, S: Source>(
 ) -> ProtocolResult<RingTensor> {
     let bits = 63;
     let zeros = vec![0; x.rows];
-    let mut rounds = Rounds::new(gates, "norm.squares", bits, zeros);
+    let mut rounds = Rounds::new(gates, bits, zeros);
     for i in 0..x.rows {
         rounds.term(Party::E1, 1, x.row(i), x.row(i), i)?;
     }
     let cross = rounds.finish()?;
+    // Σ (x_0 + x_1)² = Σ x_0² + Σ x_1² + 2·Σ x_0·x_1.
     let sums = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i)).wrapping_add(cross[i] << 1));
     Ok(RingTensor::new(x.rows, 1, x.bits, sums.collect()))
 }
@@ -190,8 +191,9 @@ pub(super) fn scale_rows<C: Channel, S: Source>(
 ) -> ProtocolResult<RingTensor> {
     let bits = x.bits.min(scale.bits);
     let own = |(i, v): (usize, &u64)| v.wrapping_mul(scale.data[i / x.cols]);
+    // x_b·s_b is this party's own.
     let own = x.data.iter().enumerate().map(own).collect();
-    let mut rounds = Rounds::new(gates, "scale", bits, own);
+    let mut rounds = Rounds::new(gates, bits, own);
     for i in 0..x.rows {
         for (first, width) in blocks(x.cols) {
             let place = i * x.cols + first;
@@ -211,8 +213,9 @@ pub(super) fn scale_heads<C: Channel, S: Source>(
     let bits = x.bits.min(scale.bits);
     let scalar = head_scalar_index(attention);
     let own = x.data.iter().enumerate();
+    // x_b·s_b is this party's own.
     let own = own.map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)]));
-    let mut rounds = Rounds::new(gates, "attention.divide", bits, own.collect());
+    let mut rounds = Rounds::new(gates, bits, own.collect());
     for i in 0..x.rows {
         for head in 0..attention.num_attention_heads {
             let start = i * x.cols + head * attention.head_dim;
@@ -256,7 +259,7 @@ pub(super) fn scores<C: Channel, S: Source>(
     let by_element = transposed(&keys.data, keys.cols);
     let own = attention_scores(&queries.data, &keys.data, a);
     let total = own.len();
-    let mut rounds = Rounds::new(gates, "attention.scores", bits, own);
+    let mut rounds = Rounds::new(gates, bits, own);
     let mut place = 0;
     for group in a.groups {
         for i in 0..a.rows {
@@ -265,6 +268,7 @@ pub(super) fn scores<C: Channel, S: Source>(
                 .flat_map(|head| &queries.row(i)[head * d..][..d])
                 .copied()
                 .collect();
+            // q_0·k_1 and q_1·k_0, a block of keys under each element of the query.
             for (first, width) in blocks(a.keys(i)) {
                 let elements = group
                     .iter()
@@ -297,13 +301,14 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
     let mut place = 0;
     let zeros: usize = a.groups.iter().map(|group| kv_heads(a, group).len()).sum();
     let zeros = vec![0; zeros * a.rows * d];
-    let mut rounds = Rounds::new(gates, "attention.values", bits, zeros);
+    let mut rounds = Rounds::new(gates, bits, zeros);
     let lens = a.lens();
     let mut rows = ragged(&weights.data, &lens);
     for group in a.groups {
         for i in 0..a.rows {
             let scalars = rows.next().unwrap_or(&[]);
             for kv in kv_heads(a, group) {
+                // w_0·v_1 and w_1·v_0, a value's columns under each weight.
                 for (first, width) in blocks(d) {
                     let vectors: Vec<u64> = (0..scalars.len())
                         .flat_map(|key| &values.row(key)[kv * d + first..][..width])
@@ -318,6 +323,7 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
         }
     }
     let sums = rounds.finish()?;
+    // Heads of a group that share values have the same sums.
     for (target, place) in targets {
         let out = out[target..][..d].iter_mut().zip(&sums[place..]);
         out.for_each(|(out, sum)| *out = out.wrapping_add(*sum));
@@ -344,7 +350,9 @@ pub(super) fn lora_update<C: Channel, S: Source>(
 ) -> ProtocolResult<RingTensor> {
     let a = factors.map(|lora| lora.a.as_slice());
     let b = factors.map(|lora| lora.b.as_slice());
+    // u = A·x: E0 holds A·x_0 less a mask, E1 the mask and A·x_1.
     let inner = factor(gates, a, map.rank, bits.a, x)?;
+    // B·u in the same way.
     factor(gates, b, map.rows, bits.b, &inner)
 }
 
@@ -361,7 +369,7 @@ fn factor<C: Channel, S: Source>(
     // E0 has no matrix; what it passes as scalars has their number.
     let none = vec![0; cols];
     let columns = transposed(&x.data, cols);
-    let mut rounds = Rounds::new(gates, "adapter", x.bits, zeros).of_signed_scalars(bits);
+    let mut rounds = Rounds::new(gates, x.bits, zeros).of_signed_scalars(bits);
     for (first, width) in blocks(x.rows) {
         let vectors: Vec<u64> = (0..cols)
             .flat_map(|j| &columns[j * x.rows + first..][..width])

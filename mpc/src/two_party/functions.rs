@@ -62,10 +62,13 @@ pub(super) fn linear<C: Channel, S: Source>(
     let above = ARGUMENT_BITS - low;
     let start = public(gates, table.start as u64);
     let shifted: Vec<u64> = x.data.iter().map(|v| v.wrapping_sub(start)).collect();
+    // z = floor((x - start) / 2^low): the index and what lies above it.
     let index = gates.truncate(floor(ARGUMENT_BITS, low, above), &shifted)?;
     let rest = above - INDEX_BITS;
     let outside = gates.truncate(floor(above, INDEX_BITS, rest), &index)?;
+    // Inside the domain nothing lies above the index.
     let inside = gates.is_zero(rest, &outside)?;
+    // d = (x - start) - 2^low·z.
     let distance = shifted.iter().zip(&index);
     let distance: Vec<u64> = distance
         .map(|(x, index)| x.wrapping_sub(index << low))
@@ -82,10 +85,12 @@ pub(super) fn linear<C: Channel, S: Source>(
     });
     let [value, slope] = <[_; 2]>::try_from(gates.lookup(INDEX_BITS, &tables, &index)?)
         .expect("one result per table");
+    // value + slope·d, with the bias that keeps it positive.
     let product = gates.product(LINE_BITS, &slope, &distance)?;
     let line = value.iter().zip(&product);
     let line: Vec<u64> = line.map(|(v, p)| v.wrapping_add(*p)).collect();
     let frac_bits = table.slope_frac_bits;
+    // Rounded, and the bias taken off again.
     let half_up = Truncate::half_up(LINE_BITS, frac_bits, out_bits, Radix::Four);
     let bias = public(gates, (table.bias >> frac_bits) as u64);
     let mut line = gates.truncate(half_up, &line)?;
@@ -118,6 +123,7 @@ fn with_tail<C: Channel, S: Source>(
     };
     match tail {
         Tail::Step { low, high } => {
+            // low + (high - low)·[x >= 0].
             let mut step = gates.ring_shares(bits, &positive)?;
             let base = public(gates, low as u64);
             let height = (high - low) as u64;
@@ -127,6 +133,7 @@ fn with_tail<C: Channel, S: Source>(
             Ok(add(line, &step))
         }
         _ => {
+            // x·[x >= 0].
             let relu = Choice {
                 bits,
                 bit: &positive,
@@ -230,6 +237,7 @@ pub(super) fn piecewise<C: Channel, S: Source>(
         let threshold = public(gates, *threshold);
         s.data.iter().map(move |v| v.wrapping_sub(threshold))
     });
+    // s >= t where s - t is not negative.
     let below = gates.msb(bits, &differences.collect::<Vec<_>>())?;
     let reached = negated(gates, below);
     let run_bits = (search.runs - 1) * n;
@@ -240,6 +248,7 @@ pub(super) fn piecewise<C: Channel, S: Source>(
         .collect();
     let index = interval(gates, s, &search, &in_run)?;
     let reduced = reduced(gates, s, &search, &at_shift)?;
+    // intercept[j] + slope[j]·(s >> shift[j]).
     let columns = [&table.intercept, &table.slope].map(|of| search.entries(of));
     let tables = columns.each_ref().map(|entries| Table {
         entries,
@@ -280,6 +289,7 @@ fn interval<C: Channel, S: Source>(
     }
     let below = gates.msb(search.table.ring_bits, &differences)?;
     let reached = negated(gates, below);
+    // j = run·Σ reached runs + Σ reached in the run.
     let inner = gates.ring_shares(search.index_bits, &reached)?;
     let mut index = vec![0u64; n];
     for (steps, weight) in [(in_run, search.run as u64), (&inner[..], 1)] {
@@ -311,6 +321,7 @@ fn reduced<C: Channel, S: Source>(
     let mut all = Vec::with_capacity(classes * n);
     for (class, (_, shift)) in search.shifts.iter().enumerate() {
         let above = search.table.ring_bits - shift;
+        // (s_b >> shift) + carry - wrap·2^(ring - shift).
         all.extend((0..n).map(|i| {
             let wrap = wraps[i].checked_shl(above).unwrap_or(0);
             (own[i] >> shift)
@@ -339,6 +350,7 @@ fn reduced<C: Channel, S: Source>(
         let sums = sums.iter_mut().zip(part);
         sums.for_each(|(sum, part)| *sum = sum.wrapping_add(part));
     }
+    // Extended to the ring of the product.
     gates.truncate(floor(bits, 0, 64), &sums)
 }
 
@@ -389,7 +401,8 @@ fn wraps<C: Channel, S: Source>(
         width: 1,
     };
     let list = top.chunks(1).map(|own| Combine { shape, own });
-    let both = gates.combine("wrap", &list.collect::<Vec<_>>())?;
+    let both = gates.combine(&list.collect::<Vec<_>>())?;
+    // w = t_0 + t_1 - t_0·t_1.
     let wraps = top.iter().zip(both);
     Ok(wraps.map(|(top, both)| top.wrapping_sub(both[0])).collect())
 }
@@ -406,6 +419,7 @@ pub(super) fn ragged_max<C: Channel, S: Source>(
     while rows.iter().any(|row| row.len() > 1) {
         let pairs = rows.iter().flat_map(|row| row.chunks_exact(2));
         let differences: Vec<u64> = pairs.map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        // max(a, b) = a + [b >= a]·(b - a).
         let below = gates.msb(bits, &differences)?;
         let above = negated(gates, below);
         let gains = gates.multiplex(bits, &above, &differences)?;
@@ -444,6 +458,7 @@ pub(super) fn argmax<C: Channel, S: Source>(
         // The later one only where it is larger: the negated difference is below zero.
         let opposite: Vec<u64> = gains.iter().map(|v| v.wrapping_neg()).collect();
         let above = gates.msb(bits, &opposite)?;
+        // a + [b > a]·(b - a), of the value and of its index.
         let chosen = gates.choose(&[
             Choice {
                 bits,

@@ -2,6 +2,8 @@
 //!
 //! Counting goes the same way over shares that are all zero: what is sent depends on shapes alone.
 
+use std::ops::AddAssign;
+
 use marill_net::Channel;
 use marill_ot::{Phase, Source, stock::Needs};
 use marill_two_party::{
@@ -30,10 +32,25 @@ pub struct Counted {
     pub transfers: Needs,
 }
 
+impl AddAssign<&Self> for Counted {
+    fn add_assign(&mut self, other: &Self) {
+        self.online += other.online;
+        self.offline += other.offline;
+        self.transfers.merge(&other.transfers);
+    }
+}
+
 /// A session with the peer, or what stands in for one.
-pub(super) enum Gates<C, S> {
+enum Mode<C, S> {
     Live(Box<Session<C, S>>),
-    Count(Box<Counted>),
+    /// What each label would cost, in the order in which they came.
+    Count(Vec<(&'static str, Counted)>),
+}
+
+/// The protocols, and the label of what runs now.
+pub(super) struct Gates<C, S> {
+    mode: Mode<C, S>,
+    label: &'static str,
 }
 
 /// One multiplexer of a round of them.
@@ -44,23 +61,55 @@ pub(super) struct Choice<'a> {
 }
 
 impl<C: Channel, S: Source> Gates<C, S> {
+    pub(super) fn live(session: Session<C, S>) -> Self {
+        Self {
+            mode: Mode::Live(Box::new(session)),
+            label: "",
+        }
+    }
+
+    pub(super) fn count() -> Self {
+        Self {
+            mode: Mode::Count(Vec::new()),
+            label: "",
+        }
+    }
+
+    /// For what follows, which is told by this label.
+    pub(super) fn at(&mut self, label: &'static str) -> &mut Self {
+        self.label = label;
+        self
+    }
+
     /// `live` with a peer; else what `counted` counts and returns.
     fn run<T>(
         &mut self,
         live: impl FnOnce(&mut Session<C, S>) -> Result<T, OtError>,
         counted: impl FnOnce(&mut Counted) -> T,
     ) -> ProtocolResult<T> {
-        match self {
-            Self::Live(session) => Ok(live(session)?),
-            Self::Count(count) => Ok(counted(count)),
+        match &mut self.mode {
+            Mode::Live(session) => Ok(live(session)?),
+            Mode::Count(parts) => {
+                let place = parts.iter().position(|(label, _)| *label == self.label);
+                let place = place.unwrap_or_else(|| {
+                    parts.push((self.label, Counted::default()));
+                    parts.len() - 1
+                });
+                Ok(counted(&mut parts[place].1))
+            }
         }
     }
 
     pub(super) fn party(&self) -> Party {
-        match self {
-            Self::Live(session) => session.party(),
-            Self::Count(_) => Party::E0,
+        match &self.mode {
+            Mode::Live(session) => session.party(),
+            Mode::Count(_) => Party::E0,
         }
+    }
+
+    /// Whether there is no peer.
+    pub(super) fn counts(&self) -> bool {
+        matches!(self.mode, Mode::Count(_))
     }
 
     pub(super) fn truncate(
@@ -179,11 +228,8 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// Sums of one party's vectors by the other's scalars, in one round.
-    pub(super) fn combine(
-        &mut self,
-        label: &'static str,
-        list: &[Combine<'_>],
-    ) -> ProtocolResult<Vec<Vec<u64>>> {
+    pub(super) fn combine(&mut self, list: &[Combine<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
+        let label = self.label;
         self.run(
             |session| combinations(session, label, list),
             |count| {
@@ -207,6 +253,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         let n = indices.len();
         self.run(
             |session| {
+                // What depends on no input first.
                 let one_hots = OneHots::make(session, bits, n)?;
                 let outputs = tables
                     .iter()
@@ -230,15 +277,12 @@ impl<C: Channel, S: Source> Gates<C, S> {
 
     /// E1's shares modulo `2^bits` at E0, once both know that no message before was changed;
     /// nothing at E1.
-    pub(super) fn reveal(
-        &mut self,
-        label: &'static str,
-        bits: u32,
-        shares: &[u64],
-    ) -> ProtocolResult<Option<Vec<u64>>> {
+    pub(super) fn reveal(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Option<Vec<u64>>> {
+        let label = self.label;
         let n = shares.len();
         self.run(
             |session| {
+                // Nothing is revealed over messages that were changed.
                 session.confirm()?;
                 reveal_to_first(session, label, bits, shares)
             },
@@ -252,16 +296,17 @@ impl<C: Channel, S: Source> Gates<C, S> {
 
     /// Bytes and rounds so far, by what they were for.
     pub(super) fn traffic(&self, phase: Phase) -> marill_ot::Traffic {
-        match self {
-            Self::Live(session) => session.traffic(phase),
-            Self::Count(_) => marill_ot::Traffic::default(),
+        match &self.mode {
+            Mode::Live(session) => session.traffic(phase),
+            Mode::Count(_) => marill_ot::Traffic::default(),
         }
     }
 
-    pub(super) fn counted(&self) -> Option<&Counted> {
-        match self {
-            Self::Live(_) => None,
-            Self::Count(count) => Some(count),
+    /// What was counted, by label.
+    pub(super) fn into_counted(self) -> Vec<(&'static str, Counted)> {
+        match self.mode {
+            Mode::Live(_) => Vec::new(),
+            Mode::Count(parts) => parts,
         }
     }
 }

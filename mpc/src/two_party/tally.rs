@@ -1,7 +1,7 @@
 //! What a step between two parties costs, counted by running the program over shapes.
 
 use marill_net::Channel;
-use marill_ot::SoftSpoken;
+use marill_ot::AnySource;
 
 use crate::{
     error::ProtocolResult,
@@ -24,18 +24,35 @@ pub fn tally_two_party(
     rows: usize,
     factor_bits: Option<[u32; 2]>,
 ) -> ProtocolResult<Counted> {
+    let parts = tally_two_party_by_label(spec, selection, cached, rows, factor_bits)?;
+    let mut sum = Counted::default();
+    parts.iter().for_each(|(_, part)| sum += part);
+    Ok(sum)
+}
+
+/// As [`tally_two_party`], by label.
+///
+/// # Errors
+/// As [`tally_two_party`].
+pub fn tally_two_party_by_label(
+    spec: &ProgramSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+    factor_bits: Option<[u32; 2]>,
+) -> ProtocolResult<Vec<(&'static str, Counted)>> {
     supported(spec, None)?;
     check_remaining_context(spec, cached, rows)?;
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
-    let gates = Gates::Count(Box::default());
-    let mut engine = TwoParty::<Box<dyn Channel>, SoftSpoken>::new(spec, gates, None, bits);
+    let gates = Gates::count();
+    let mut engine = TwoParty::<Box<dyn Channel>, AnySource>::new(spec, gates, None, bits);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
     if cached > 0 {
         run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }
     // Only the last step counts.
-    engine.gates = Gates::Count(Box::default());
+    engine.gates = Gates::count();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
-    Ok(engine.gates.counted().cloned().unwrap_or_default())
+    Ok(engine.gates.into_counted())
 }

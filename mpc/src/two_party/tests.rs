@@ -33,6 +33,8 @@ struct Run {
     sent: Vec<[marill_ot::Traffic; 3]>,
 }
 
+const EXTENSION: Extension = Extension::SoftSpoken(GroupBits::Four);
+
 const PHASES: [Phase; 3] = [Phase::Extension, Phase::Offline, Phase::Online];
 
 fn boundary(spec: &ProgramSpec, seed: u64, rows: usize) -> Vec<u64> {
@@ -183,11 +185,13 @@ fn bert_classes_and_embeddings_are_the_twins() {
             let weights = Arc::clone(&public);
             let private = Arc::clone(&private);
             let mut server =
-                crate::ServerSession::without_dealer(weights, private, Box::new(other)).unwrap();
+                crate::ServerSession::without_dealer(weights, private, Box::new(other), EXTENSION)
+                    .unwrap();
             server.prefill(spec.bucket(6)).unwrap();
         });
         let mut client =
-            crate::ClientSession::without_dealer(Arc::clone(&public), Box::new(own)).unwrap();
+            crate::ClientSession::without_dealer(Arc::clone(&public), Box::new(own), EXTENSION)
+                .unwrap();
         let row = client.embed(&text).unwrap();
         server.join().unwrap();
         row

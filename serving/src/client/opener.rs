@@ -29,7 +29,7 @@ use crate::{
         recv_reply, send_json,
     },
     preprocessing::AvailableSession,
-    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters, Setting},
+    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters, Setting, TWO_PARTY_EXTENSION},
     ticket::Ticket,
 };
 
@@ -179,8 +179,10 @@ impl SessionOpener {
             adapter_sha256: None,
             sampling,
         };
-        let (peer, meter, _) = self.greet(&self.parameters, &hello)?;
-        let session = ClientSession::without_dealer(self.public.clone(), Box::new(peer.clone()));
+        let (peer, meter, _) = self.shake_hands(&self.parameters, &hello)?;
+        let channel = Box::new(peer.clone());
+        let session =
+            ClientSession::without_dealer(self.public.clone(), channel, TWO_PARTY_EXTENSION);
         let session = session.map_err(SessionError::from)?.with_sampling(sampling);
         let inner = Inner::TwoParty {
             session: Box::new(session),
@@ -413,7 +415,7 @@ impl SessionOpener {
             adapter_sha256,
             sampling,
         };
-        let (mut peer, meter, welcome) = self.greet(parameters, &hello)?;
+        let (mut peer, meter, welcome) = self.shake_hands(parameters, &hello)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
@@ -422,7 +424,7 @@ impl SessionOpener {
     }
 
     /// A connection to the server on which both have said hello under these parameters.
-    fn greet(
+    fn shake_hands(
         &self,
         parameters: &SessionParameters,
         hello: &ClientHello,

@@ -18,7 +18,7 @@ use crate::{
     server::{SecureModel, Server, charging::Charging, input::Announced},
     slots::{SessionSlot, Turn},
     state::Principal,
-    terms::{Correlations, SessionParameters},
+    terms::{Correlations, SessionParameters, TWO_PARTY_EXTENSION},
 };
 
 const CLIENT: &str = "client";
@@ -292,7 +292,12 @@ fn two_party(
     };
     send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     let peer = Box::new(client.clone());
-    let session = ServerSession::without_dealer(model.public.clone(), model.private.clone(), peer);
+    let session = ServerSession::without_dealer(
+        model.public.clone(),
+        model.private.clone(),
+        peer,
+        TWO_PARTY_EXTENSION,
+    );
     let session = session.map_err(SessionError::from)?;
     Ok(E1::TwoParty(Box::new(
         session.with_sampling(hello.sampling),

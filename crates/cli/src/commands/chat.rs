@@ -46,15 +46,20 @@ pub struct Args {
     services: Services,
 }
 
+/// Who takes part in a session of this setting.
+fn parties(setting: &str) -> &'static str {
+    match Setting::parse(setting) {
+        Some(Setting::TwoParties) => "two parties",
+        Some(Setting::ThreeParties) => "three parties",
+        _ => "two parties and a dealer",
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling_args.sampling()?;
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
-    let parties = match Setting::parse(&client.parameters.setting) {
-        Some(Setting::TwoParties) => "two parties",
-        Some(Setting::ThreeParties) => "three parties",
-        _ => "two parties and a dealer",
-    };
+    let parties = parties(&client.parameters.setting);
     eprintln!(
         "private session with `{}`: {parties}, semi-honest, rounding {}\n`/reset` starts over, \
          `/quit` or the end of input leaves",
