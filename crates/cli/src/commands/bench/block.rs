@@ -4,14 +4,19 @@
 
 mod expected;
 mod report;
+mod two_party;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use marill_mpc::{Comparison, spec::MAX_POSITIONS};
+use marill_mpc::{
+    Comparison, Extension,
+    spec::MAX_POSITIONS,
+    two_party::{GroupBits, LpnSet},
+};
 use marill_numeric::Rounding;
 use marill_plan::{count::layer_cost, estimates};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::{
     expected::{references, tallied},
@@ -38,9 +43,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
     /// Who makes the correlations: a dealer, or the third party while the session runs (the same
-    /// dealer here)
-    #[arg(long, value_parser = ["dealer", "3pc"], default_value = "dealer")]
+    /// dealer here), or nobody (`2pc`, by oblivious transfer)
+    #[arg(long, value_parser = ["dealer", "3pc", "2pc"], default_value = "dealer")]
     setting: String,
+    /// In the setting `2pc`, how transfers are made: softspoken, or silent by a set of LPN (b10,
+    /// b11, b12, b13)
+    #[arg(long, value_name = "NAME", default_value = "b10", value_parser = parse_extension)]
+    extension: Extension,
     /// A prompt, or the tokens after one
     #[arg(long, value_parser = ["prefill", "decode"], default_value = "decode")]
     phase: String,
@@ -189,6 +198,9 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let model = checked_model(args, &plan)?;
     let inputs = model.inputs(&plan)?;
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
+    if args.setting == "2pc" {
+        return run_two_party(args, &model, &inputs, &plan, &expected, json);
+    }
     let wiring = wiring(args, &model, &plan)?;
     let comparison = wiring.comparison;
     let outcome = if args.processes {
@@ -216,6 +228,65 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         explain_comparison(args, &model, &plan, comparison)?;
     }
     Ok(if twin_equal != Some(false) && tally_equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
+}
+
+/// How transfers are made, by its name on the command line.
+fn parse_extension(text: &str) -> Result<Extension, String> {
+    let set = LpnSet::named(text).map(Extension::Silent);
+    let soft = (text == "softspoken").then_some(Extension::SoftSpoken(GroupBits::Four));
+    set.or(soft)
+        .ok_or_else(|| "it is softspoken, b10, b11, b12 or b13".into())
+}
+
+/// The same steps by client and server alone.
+fn run_two_party(
+    args: &Args,
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+    expected: &[u32],
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    if args.processes {
+        return Err(BadInput(anyhow!("`--processes` is for settings with a dealer")).into());
+    }
+    let wiring = two_party::Wiring {
+        network: &args.network,
+        extension: args.extension,
+    };
+    let outcome = two_party::run(model, inputs, plan, &wiring)?;
+    let parts = outcome.tallied(model, plan)?;
+    let twin_equal = outcome.tokens == expected;
+    let tally_equal = outcome.equals(&parts);
+    let spec = &model.public.spec;
+    let mut report = json!({
+        "arch": model.name, "setting": args.setting, "phase": args.phase,
+        "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
+        "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
+        "per": if plan.tokens == 0 { "prompt" } else { "token" },
+        "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
+        "network": args.network, "rounding": args.rounding,
+        "extension": args.extension.to_string(),
+        "twin_equal": twin_equal, "tally_equal": tally_equal,
+    });
+    if let (Some(report), Value::Object(more)) =
+        (report.as_object_mut(), outcome.report(plan, &parts))
+    {
+        report.extend(more);
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print_report(&report);
+    }
+    if args.explain {
+        two_party::explain(&parts);
+    }
+    Ok(if twin_equal && tally_equal {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(INPUT_FAILED)

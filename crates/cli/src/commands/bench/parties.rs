@@ -20,7 +20,8 @@ pub struct Wiring {
     pub dealer_link: Option<Link>,
 }
 
-fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
+/// Both ends of a channel in memory, with a link's delay and bandwidth where one is given.
+pub fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
     let (a, b) = memory_pair();
     match link {
         Some(link) => [
