@@ -16,7 +16,7 @@
 //! | private updates | combinations: `A` with E0's share of a row, `B` with E0's share of that |
 //! | attention, scalings, square sums | [`marill_two_party::combinations`] of both shares |
 //! | element-wise products | [`marill_two_party::Product`] |
-//! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product, a truncation |
+//! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product |
 //! | reciprocals, roots | comparison in two levels, a lookup, a product |
 //! | maximum, largest index | a tournament of sign bits and multiplexers |
 //!
@@ -27,11 +27,11 @@
 //!
 //! # Security
 //! Semi-honest, from the transfers alone ([`marill_two_party`]): outputs of every protocol are
-//! fresh shares, so a view is sampled without the other party's input. E0's input is shared as itself and
-//! zero, which tells E1 nothing. E1 tells E0 how many bits its factors have, the most of all
-//! elements, and nothing else of them. Before anything is revealed both parties compare digests of
-//! what was sent and received: a message that was changed on its way ends the session. A party that
-//! deviates is outside the model: a client that does may read the adapter.
+//! fresh shares, so a view is sampled without the other party's input. E0's input is shared as
+//! itself and zero, which tells E1 nothing. E1 tells E0 how many bits its factors have, the most of
+//! all elements, and nothing else of them. Before anything is revealed both parties compare digests
+//! of what was sent and received: a message that was changed on its way ends the session. A party
+//! that deviates is outside the model: a client that does may read the adapter.
 //!
 //! Refused by name: full-rank private weights, stochastic rounding, top-k.
 

@@ -5,7 +5,7 @@ use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
 use marill_model::{Message, NO_TEMPLATE};
 use marill_serving::{
     ClientError, ServingError,
-    client::{Event, Request},
+    client::{Client, Event, Request},
     terms::Setting,
 };
 
@@ -55,10 +55,8 @@ fn parties(setting: &str) -> &'static str {
     }
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let sampling = args.sampling_args.sampling()?;
-    let connected = args.target.connect(&args.services)?;
-    let client = &connected.client;
+/// Says what kind of session answers.
+fn introduce(client: &Client) {
     let parties = parties(&client.parameters.setting);
     eprintln!(
         "private session with `{}`: {parties}, semi-honest, rounding {}\n`/reset` starts over, \
@@ -68,6 +66,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !client.has_chat_template() {
         eprintln!("warning: {NO_TEMPLATE}");
     }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.sampling_args.sampling()?;
+    let connected = args.target.connect(&args.services)?;
+    let client = &connected.client;
+    introduce(client);
     let opening = || -> Vec<Message> {
         args.system
             .iter()

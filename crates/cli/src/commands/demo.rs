@@ -212,10 +212,7 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
         args.no_progress,
     )?;
 
-    say(match args.setting {
-        Setting::TwoParties => "3/4 starting the server as a process of its own, and no dealer",
-        _ => "3/4 starting dealer and server as processes of their own",
-    });
+    say(services::starting(args.setting));
     let services = services::start(work, &exported.dir, args.setting)?;
 
     say("4/4 asking through a client process; its answer is compared with the twin's");

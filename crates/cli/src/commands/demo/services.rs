@@ -14,6 +14,14 @@ pub struct Services {
     pub dealer: Option<Service>,
 }
 
+/// What [`start`] does, in words.
+pub fn starting(setting: Setting) -> &'static str {
+    match setting {
+        Setting::TwoParties => "3/4 starting the server as a process of its own, and no dealer",
+        _ => "3/4 starting dealer and server as processes of their own",
+    }
+}
+
 /// Starts the dealer where there is one, then the server.
 ///
 /// # Errors
