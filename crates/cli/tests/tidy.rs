@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("marill-numeric", &[]),
     ("marill-crypto", &["marill-numeric"]),
     ("marill-net", &["marill-numeric"]),
+    ("marill-lattice", &["marill-crypto"]),
     (
         "marill-ot",
         &["marill-numeric", "marill-crypto", "marill-net"],
@@ -89,6 +90,10 @@ const WALLS: &[(&str, &[&str])] = &[
         &["candle-core", "tokio", "tungstenite", "marill-net"],
     ),
     ("marill-net", &["candle-core", "tokio"]),
+    (
+        "marill-lattice",
+        &["candle-core", "tokio", "marill-net", "marill-mpc"],
+    ),
     ("marill-ot", &["candle-core", "tokio", "marill-mpc"]),
     ("marill-two-party", &["candle-core", "tokio", "marill-mpc"]),
     ("marill-recipe", &["candle-core", "tokio"]),

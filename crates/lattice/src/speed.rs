@@ -1,0 +1,160 @@
+//! Microseconds of processor time of each step; measured, not asserted. Run it alone:
+//! `cargo test --release -p marill-lattice -- --ignored --nocapture`.
+
+use std::hint::black_box;
+
+use crate::{
+    bfv::{Ciphertext, Factor, Factors, SecretKey, Sum, switched_bytes},
+    modulus::Modulus,
+    ntt::{Portable, Transform, best},
+    parameters::{PRIMES, ParameterSet},
+    product::{Client, Matrix, Product, Server},
+    ring::Ring,
+};
+
+/// Seconds that this thread has worked.
+fn worked() -> f64 {
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat");
+    let statistics = statistics.expect("Linux counts the time of threads");
+    let nanoseconds = statistics
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse::<f64>().ok());
+    nanoseconds.expect("nanoseconds come first") / 1e9
+}
+
+/// Microseconds of one call: the best of five runs, each long enough for the kernel's accounting,
+/// which moves in steps of some milliseconds.
+fn time(name: &str, mut step: impl FnMut()) {
+    let mut least = f64::INFINITY;
+    for _ in 0..5 {
+        let mut calls = 0;
+        let began = worked();
+        let mut spent = 0.0;
+        while spent < 0.1 {
+            for _ in 0..8 {
+                step();
+            }
+            calls += 8;
+            spent = worked() - began;
+        }
+        least = least.min(spent / f64::from(calls));
+    }
+    println!("{name:44} {:9.1} µs", least * 1e6);
+}
+
+fn transforms(n: usize) {
+    let modulus = Modulus::new(PRIMES[0]);
+    let fast = best(n, modulus);
+    let portable = Portable::new(n, modulus);
+    let ours: [(&str, &dyn Transform); 2] = [("best", &*fast), ("portable", &portable)];
+    for (name, ntt) in ours {
+        let mut x: Vec<u64> = (0..n as u64).collect();
+        let b = x.clone();
+        time(&format!("n {n}, {name}: forward, one prime"), || {
+            ntt.forward(black_box(&mut x));
+        });
+        time(&format!("n {n}, {name}: inverse, one prime"), || {
+            ntt.inverse(black_box(&mut x));
+        });
+        time(
+            &format!("n {n}, {name}: multiply and add, one prime"),
+            || {
+                ntt.multiply_accumulate(black_box(&mut x), &b, &b);
+            },
+        );
+    }
+}
+
+fn steps(set: ParameterSet, bits: u32) {
+    let ring = Ring::of(set);
+    let key = SecretKey::generate(set);
+    let public = crate::PublicKey::from_bytes(set, &key.public_key()).unwrap();
+    let plain = vec![5; set.n()];
+    let name = |step: &str| format!("n {}, {bits} bits: {step}", set.n());
+    let mut bytes = Vec::new();
+    time(&name("encrypt"), || {
+        bytes.clear();
+        key.encrypt(&mut bytes, bits, &plain);
+    });
+    time(&name("read a ciphertext, transform it"), || {
+        black_box(Ciphertext::read(&mut &bytes[..], &ring, "test").unwrap());
+    });
+    let ciphertext = Ciphertext::read(&mut &bytes[..], &ring, "test").unwrap();
+    let factors = vec![3; set.n()];
+    time(&name("transform factors"), || {
+        black_box(Factor::new(&ring, &factors));
+    });
+    let factor = Factor::new(&ring, &factors);
+    let mut sum = Sum::new(&ring);
+    time(&name("multiply and add"), || {
+        sum.add_product(&ring, &ciphertext, &factor);
+    });
+    time(&name("re-randomize"), || {
+        black_box(Sum::new(&ring).rerandomize(&public));
+    });
+    let all: Vec<usize> = (0..set.n()).collect();
+    let mut out = Vec::with_capacity(switched_bytes(set, bits, set.n()));
+    time(&name("re-randomize, mask, flood, switch"), || {
+        out.clear();
+        let result = Sum::new(&ring).rerandomize(&public);
+        result.switch(&mut out, bits, &all, &plain, 60);
+    });
+    time(&name("decrypt, every coefficient"), || {
+        black_box(
+            key.decrypt_switched(&mut &out[..], bits, &all, "test")
+                .unwrap(),
+        );
+    });
+}
+
+fn products(bits: u32, factors: Factors, shape: [usize; 3]) {
+    let set = ParameterSet::N8192;
+    let product = Product::new(set, bits, factors, shape).unwrap();
+    let client = Client::new(set);
+    let server = Server::new(set, &client.public_key()).unwrap();
+    let matrix = Matrix::new(server.key(), &product, &vec![1; shape[0] * shape[1]]).unwrap();
+    let r = vec![7; shape[1] * shape[2]];
+    println!(
+        "{shape:?} {bits} bits {factors:?}: polynomials {:?}, bytes up {}, down {}",
+        product.polynomials(),
+        product.request_bytes(),
+        product.response_bytes(),
+    );
+    let request = client.request(&product, &r);
+    time("  request", || drop(client.request(&product, &r)));
+    time("  respond", || {
+        drop(server.respond(&matrix, &request).unwrap());
+    });
+    let (response, _) = server.respond(&matrix, &request).unwrap();
+    time("  finish", || {
+        drop(client.finish(&product, &response).unwrap());
+    });
+}
+
+#[test]
+#[ignore = "measures; takes seconds"]
+fn time_of_each_step_and_product() {
+    for n in [4096, 8192] {
+        transforms(n);
+    }
+    for (set, bits) in [(ParameterSet::N4096, 37), (ParameterSet::N8192, 56)] {
+        steps(set, bits);
+    }
+    {
+        let bits = 56;
+        for shape in [
+            [8, 576, 1],
+            [576, 8, 1],
+            [8, 1536, 1],
+            [1536, 8, 1],
+            [8, 576, 8],
+            [576, 8, 8],
+        ] {
+            products(bits, Factors::Signed(24), shape);
+        }
+    }
+    for shape in [[128, 64, 3], [64, 128, 3], [576, 1, 1], [64, 1, 64]] {
+        products(48, Factors::Masks, shape);
+    }
+}
