@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a matrix of the server times vectors of the client | [`Product`], [`Matrix`] |
 //! | the two parties | [`Client`], [`Server`] |
+//! | products of masks that both parties share | [`SharedProduct`] |
 //! | keys | [`SecretKey`], [`PublicKey`] |
 //! | ring, primes and what they withstand | [`ParameterSet`] |
 //!
@@ -48,6 +49,7 @@ mod parameters;
 mod product;
 mod ring;
 mod sample;
+mod shared_product;
 #[cfg(test)]
 mod speed;
 mod wire;
@@ -56,3 +58,4 @@ pub use bfv::{Factors, PublicKey, SecretKey};
 pub use error::LatticeError;
 pub use parameters::ParameterSet;
 pub use product::{Client, Matrix, Product, Server};
+pub use shared_product::SharedProduct;
