@@ -109,7 +109,7 @@ impl Factors {
 }
 
 /// The key's owner's side. Never printed, erased when dropped.
-pub struct SecretKey {
+pub(crate) struct SecretKey {
     ring: Arc<Ring>,
     s: Values,
 }
@@ -122,8 +122,7 @@ impl std::fmt::Debug for SecretKey {
 
 impl SecretKey {
     /// A fresh key.
-    #[must_use]
-    pub fn generate(set: ParameterSet) -> Self {
+    pub(crate) fn generate(set: ParameterSet) -> Self {
         Self::generate_in(Ring::of(set))
     }
 
@@ -133,15 +132,13 @@ impl SecretKey {
         Self { ring, s }
     }
 
-    #[must_use]
-    pub fn set(&self) -> ParameterSet {
+    pub(crate) fn set(&self) -> ParameterSet {
         self.ring.set
     }
 
     /// A fresh public key of this key, as [`PublicKey::from_bytes`] reads it: the set's digest, a
     /// seed, a polynomial.
-    #[must_use]
-    pub fn public_key(&self) -> Vec<u8> {
+    pub(crate) fn public_key(&self) -> Vec<u8> {
         let (seed, b) = self.encrypt_zero(&mut Randomness::fresh());
         let mut out = self.set().digest().to_vec();
         out.extend(seed);
@@ -257,7 +254,7 @@ impl PublicKey {
         32 + ciphertext_bytes(set)
     }
 
-    /// Reads what [`SecretKey::public_key`] made.
+    /// Reads what [`Client::public_key`](crate::Client::public_key) made.
     ///
     /// # Errors
     /// Another length or set, a residue that is not below its prime.

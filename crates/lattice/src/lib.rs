@@ -6,7 +6,7 @@
 //! | a matrix of the server times vectors of the client | [`Product`], [`Matrix`] |
 //! | the two parties | [`Client`], [`Server`] |
 //! | products of masks that both parties share | [`SharedProduct`] |
-//! | keys | [`SecretKey`], [`PublicKey`] |
+//! | what the server needs of the client's key | [`PublicKey`] |
 //! | ring, primes and what they withstand | [`ParameterSet`] |
 //!
 //! Messages are plain bytes, one each way, of a length that the shape decides; how they travel is
@@ -54,7 +54,7 @@ mod shared_product;
 mod speed;
 mod wire;
 
-pub use bfv::{Factors, PublicKey, SecretKey};
+pub use bfv::{Factors, PublicKey};
 pub use error::LatticeError;
 pub use parameters::ParameterSet;
 pub use product::{Client, Matrix, Product, Server};

@@ -48,6 +48,9 @@ const TAG_BYTES: usize = 16;
 /// More rows, columns or vectors are cut by the caller.
 const MOST: usize = 1 << 17;
 
+/// A party holds whole messages; larger products are cut by the caller.
+const MOST_BYTES: usize = 1 << 30;
+
 /// The public shape of a product.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
@@ -119,6 +122,11 @@ impl Product {
         };
         product.layout = product.cheapest();
         let layout = product.layout;
+        for bytes in product.bytes(layout) {
+            if bytes > MOST_BYTES {
+                return range("a message", "1 GiB at most", bytes as u64);
+            }
+        }
         let count = layout.rows * layout.piece * layout.pieces;
         product.flood = factors.flood(set, bits, count)?;
         Ok(product)
@@ -146,10 +154,17 @@ impl Product {
     fn bytes(&self, layout: Layout) -> [usize; 2] {
         let groups = self.vectors.div_ceil(layout.vectors);
         let ciphertext = ciphertext_bytes(self.set);
-        let results: usize = self
-            .spans(layout)
-            .map(|span| switched_bytes(self.set, self.bits, span.vectors.len() * span.rows.len()))
-            .sum();
+        // Full spans and the last one, with how many of each there are.
+        let cut = |whole: usize, step: usize| [(step, whole / step), (whole % step, 1)];
+        let mut results = 0;
+        for (vectors, of_vectors) in cut(self.vectors, layout.vectors) {
+            for (rows, of_rows) in cut(self.rows, layout.rows) {
+                if vectors * rows > 0 {
+                    let each = switched_bytes(self.set, self.bits, vectors * rows);
+                    results += of_vectors * of_rows * each;
+                }
+            }
+        }
         [
             TAG_BYTES + groups * layout.pieces * ciphertext,
             TAG_BYTES + results,
@@ -172,7 +187,8 @@ impl Product {
     #[must_use]
     pub fn polynomials(&self) -> [usize; 2] {
         let groups = self.vectors.div_ceil(self.layout.vectors);
-        [groups * self.layout.pieces, self.spans(self.layout).count()]
+        let results = groups * self.rows.div_ceil(self.layout.rows);
+        [groups * self.layout.pieces, results]
     }
 
     /// The results in the order of the response.

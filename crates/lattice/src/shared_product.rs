@@ -69,7 +69,7 @@ impl SharedProduct {
     /// # Panics
     /// See [`Client::request`].
     #[must_use]
-    pub fn request(&self, client: &Client, left: &[u64], right: &[u64]) -> Vec<u8> {
+    pub fn request(&self, client: &Client, [left, right]: [&[u64]; 2]) -> Vec<u8> {
         let mut out = client.request(&self.by_right, right);
         out.extend(client.request(&self.by_left, left));
         out
@@ -197,7 +197,7 @@ mod tests {
                 let left = [draw(rows * columns), draw(rows * columns)];
                 let right = [draw(columns * vectors), draw(columns * vectors)];
 
-                let request = product.request(&client, &left[0], &right[0]);
+                let request = product.request(&client, [&left[0], &right[0]]);
                 assert_eq!(request.len(), product.request_bytes());
                 let own = [&left[1][..], &right[1][..]];
                 let (response, second) = product.respond(&server, own, &request).unwrap();
@@ -242,7 +242,7 @@ mod tests {
         let client = Client::new(SET);
         let server = Server::new(SET, &client.public_key()).unwrap();
         let product = SharedProduct::new(SET, 48, [1, 8, 1]).unwrap();
-        let mut request = product.request(&client, &[1; 8], &[2; 8]);
+        let mut request = product.request(&client, [&[1; 8], &[2; 8]]);
         request.push(0);
         let refused = product.respond(&server, [&[1; 8], &[2; 8]], &request).err();
         assert!(matches!(refused, Some(LatticeError::Length { .. })));

@@ -288,6 +288,15 @@ fn factors_and_sizes_out_of_range_are_refused() {
     assert!(matches!(refused, Err(LatticeError::Noise { .. })));
 }
 
+#[test]
+fn products_over_a_gibibyte_are_refused() {
+    for shape in [[MOST, MOST, MOST], [1, MOST, MOST], [MOST, 1, MOST]] {
+        let refused = Product::new(N8192, 48, Factors::Signed(8), shape);
+        assert!(matches!(refused, Err(LatticeError::Range { .. })));
+    }
+    assert!(Product::new(N8192, 48, Factors::Signed(8), [MOST, 1, 1]).is_ok());
+}
+
 /// The figures of `docs/lattices.md`.
 #[test]
 fn bytes_are_those_of_the_page() {
