@@ -1,5 +1,6 @@
 //! What can go wrong while a program runs.
 
+use marill_lattice::LatticeError;
 use marill_net::NetError;
 use marill_numeric::NumericError;
 use marill_ot::OtError;
@@ -33,6 +34,8 @@ pub enum ProtocolError {
     NoDcfKeys,
     #[error("{0}")]
     TwoParty(OtError),
+    #[error(transparent)]
+    Lattice(#[from] LatticeError),
     #[error("the setting `2pc` does not support {what}")]
     Unsupported { what: &'static str },
     #[error("the masked adapter does not belong to this model")]

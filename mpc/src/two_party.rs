@@ -13,20 +13,20 @@
 //! | operation | protocol |
 //! |---|---|
 //! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits |
-//! | private updates | combinations: `A` with E0's share of a row, `B` with E0's share of that |
-//! | attention, scalings, square sums | [`marill_two_party::combinations`] of both shares |
+//! | private updates | `A` with E0's share of a row, `B` with E0's share of that: lattices |
+//! | scores, weighted values | [`marill_lattice`], or combinations where those send less |
+//! | scalings, square sums | [`marill_two_party::combinations`] of both shares |
 //! | element-wise products | [`marill_two_party::Product`] |
 //! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product |
 //! | reciprocals, roots | comparison in two levels, a lookup, a product |
 //! | maximum, largest index | a tournament of sign bits and multiplexers |
 //!
 //! # What it costs
-//! [`tally_two_party`] counts a step; a test compares it with what a session sends. Products by
-//! transfers take hundreds of bytes each, so this engine suits small models and short texts;
-//! products by lattices, made ahead, are what large ones need.
+//! [`tally_two_party`] counts a step; a test compares it with what a session sends. Lattices make
+//! sums of products within the step; made ahead and packed over steps they would cost a tenth.
 //!
 //! # Security
-//! Semi-honest, from the transfers alone ([`marill_two_party`]): outputs of every protocol are
+//! Semi-honest, from transfers and RLWE ([`marill_two_party`], [`marill_lattice`]): outputs of all are
 //! fresh shares, so a view is sampled without the other party's input. E0's input is shared as
 //! itself and zero, which tells E1 nothing. E1 tells E0 how many bits its factors have, the most of
 //! all elements, and nothing else of them. Before anything is revealed both parties compare digests
@@ -38,6 +38,7 @@
 mod bilinear;
 mod functions;
 mod gates;
+mod lattice;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,18 @@ struct FactorBits {
     b: u32,
 }
 
+/// How products of attention and of private updates are made. Both parties must say the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// By what sends fewer bytes, from shapes.
+    #[default]
+    Cheaper,
+    /// By transfers.
+    Transfers,
+    /// By lattices wherever parameters hold the noise.
+    Lattices,
+}
+
 /// Most bits of an element: quantization keeps them below `2^30`.
 const MOST_FACTOR_BITS: u32 = 31;
 
@@ -85,6 +98,7 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     /// E1's.
     private: Option<Arc<PrivateWeights>>,
     factor_bits: FactorBits,
+    products: Products,
     /// Shares by label and width, where a test asks for them.
     trace: Option<Vec<(&'static str, RingTensor)>>,
 }
@@ -162,12 +176,20 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             maps: spec.maps().collect(),
             private,
             factor_bits,
+            products: Products::default(),
             trace: None,
         }
     }
 
     pub(crate) fn factor_bits(&self) -> [u32; 2] {
         [self.factor_bits.a, self.factor_bits.b]
+    }
+
+    /// Returns self with products made in this way. Before the first step.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.products = products;
+        self
     }
 
     /// What this party sent and received for a purpose.
@@ -272,20 +294,18 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         let wire = self.open(&[(share, bits)], label)?.remove(0);
         let mut narrow = wire.clone();
         narrow.bits = bits.min(wire.bits);
-        let mut updates = Vec::with_capacity(maps.len());
-        for map in maps {
-            let spec = self.maps[map.index()];
-            if spec.rank == 0 {
-                updates.push(None);
-                continue;
-            }
-            let private = self.private.clone();
-            let factors = private.as_ref().map(|private| &private.lora[map.index()]);
-            let gates = self.gates.at("adapter");
-            // u = B·(A·x) modulo 2^bits, shared.
-            let update = bilinear::lora_update(gates, &spec, factors, self.factor_bits, &narrow)?;
-            updates.push(Some(update));
-        }
+        let private = self.private.clone();
+        let maps: Vec<bilinear::Update<'_>> = maps
+            .iter()
+            .map(|map| bilinear::Update {
+                map: self.maps[map.index()],
+                factors: private.as_ref().and_then(|p| p.lora.get(map.index())),
+            })
+            .collect();
+        let gates = self.gates.at("adapter");
+        // u = B·(A·x) modulo 2^bits of each map, shared.
+        let bits = self.factor_bits;
+        let updates = bilinear::lora_updates(gates, self.products, &maps, bits, &narrow)?;
         Ok((wire, updates))
     }
 
@@ -350,6 +370,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     ) -> ProtocolResult<RingTensor> {
         bilinear::scores(
             self.gates.at("attention.products"),
+            self.products,
             queries,
             keys,
             attention,
@@ -373,6 +394,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     ) -> ProtocolResult<RingTensor> {
         bilinear::weighted_values(
             self.gates.at("attention.values"),
+            self.products,
             weights,
             values,
             attention,

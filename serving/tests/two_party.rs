@@ -6,6 +6,7 @@ use marill_mpc::{
     Comparison, ProgramSpec, Sampling, Selection,
     random_model::{tiny_spec, with_private_matrices},
     tally_two_party,
+    two_party::Products,
 };
 use marill_net::http::HttpClient;
 use marill_serving::{
@@ -78,7 +79,15 @@ fn a_session_gives_the_twins_tokens_at_the_tallied_cost() {
     assert_eq!(tokens, world.twin(1, 11, 3));
     // Rounds of messages that depend on inputs, and of what is made for them.
     let bucket = world.spec.bucket(11);
-    let decode = tally_two_party(&world.spec, Selection::Greedy, bucket, 1, None).unwrap();
+    let decode = tally_two_party(
+        &world.spec,
+        Selection::Greedy,
+        bucket,
+        1,
+        None,
+        Products::Cheaper,
+    )
+    .unwrap();
     let made = costs[1].rounds - decode.online.rounds;
     assert!(made >= decode.offline.rounds, "{made} rounds for material");
     alone.idle();

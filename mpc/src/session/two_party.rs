@@ -9,7 +9,7 @@ use marill_two_party::{OtError, Party, Session};
 use crate::{
     error::ProtocolError,
     session::{ClientSession, ServerSession, State},
-    two_party::TwoParty,
+    two_party::{Products, TwoParty},
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -40,6 +40,13 @@ impl ClientSession<TwoParty> {
         Ok(Self {
             state: State::new(weights, engine),
         })
+    }
+
+    /// Returns self with products made in this way, as at E1. Before the first step.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.state.engine = self.state.engine.with_products(products);
+        self
     }
 
     /// Bits of the elements of E1's `A` factors, and of its `B` factors, as it told them.
@@ -88,5 +95,12 @@ impl ServerSession<TwoParty> {
         Ok(Self {
             state: State::new(weights, engine),
         })
+    }
+
+    /// Returns self with products made in this way, as at E0. Before the first step.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.state.engine = self.state.engine.with_products(products);
+        self
     }
 }

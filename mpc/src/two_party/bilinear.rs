@@ -19,7 +19,10 @@ use crate::{
     error::ProtocolResult,
     kernels::{attention_scores, attention_values, head_scalar_index, ragged},
     spec::MapSpec,
-    two_party::{FactorBits, Gates},
+    two_party::{
+        FactorBits, Gates, Products,
+        lattice::{Shape, Term as LatticeTerm},
+    },
     weights::Lora,
 };
 
@@ -249,6 +252,7 @@ fn transposed(data: &[u64], cols: usize) -> Vec<u64> {
 /// `Σ_{heads of the group} q · k`: the query's elements choose, over a block of keys at a time.
 pub(super) fn scores<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
+    products: Products,
     queries: &RingTensor,
     keys: &RingTensor,
     a: &Attention<'_>,
@@ -259,6 +263,14 @@ pub(super) fn scores<C: Channel, S: Source>(
     let by_element = transposed(&keys.data, keys.cols);
     let own = attention_scores(&queries.data, &keys.data, a);
     let total = own.len();
+    let sizes = a.groups.iter().map(|group| [all, group.len() * d, a.rows]);
+    let shapes = shared_shapes(bits, &sizes.collect::<Vec<_>>());
+    let heads: usize = a.groups.iter().map(Vec::len).sum();
+    let pairs = total / a.groups.len() * heads * d;
+    if let Some(shapes) = chosen(products, shapes, 2 * pairs * transfer_bits(1, bits, bits)) {
+        let data = scores_by_lattices(gates, shapes, queries, keys, a, own)?;
+        return Ok(RingTensor::new(1, total, bits, data));
+    }
     let mut rounds = Rounds::new(gates, bits, own);
     let mut place = 0;
     for group in a.groups {
@@ -285,9 +297,49 @@ pub(super) fn scores<C: Channel, S: Source>(
     Ok(RingTensor::new(1, total, bits, rounds.finish()?))
 }
 
+/// Cross terms of scores: a group's keys are a matrix, its queries vectors, with its heads side by
+/// side. A row has scores of all keys, of which the ones that it sees are taken.
+fn scores_by_lattices<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    shapes: Vec<Shape>,
+    queries: &RingTensor,
+    keys: &RingTensor,
+    a: &Attention<'_>,
+    own: Vec<u64>,
+) -> ProtocolResult<Vec<u64>> {
+    let d = a.head_dim;
+    let parts = a.groups.iter().map(|group| {
+        let side = |row: &[u64], head: usize| row[head * d..][..d].to_vec();
+        let matrix = (0..keys.rows).flat_map(|key| {
+            let heads = group.iter().map(|head| a.kv_head(*head));
+            heads.flat_map(move |head| side(keys.row(key), head))
+        });
+        let vectors =
+            (0..a.rows).flat_map(|i| group.iter().flat_map(move |h| side(queries.row(i), *h)));
+        SharedPart {
+            matrix: matrix.collect(),
+            vectors: vectors.collect(),
+            sizes: [keys.rows, group.len() * d, a.rows],
+        }
+    });
+    let parts: Vec<SharedPart> = parts.collect();
+    let sums = cross_products(gates, shapes, &parts)?;
+    let mut out = own;
+    let mut place = 0;
+    for (part, sums) in parts.iter().zip(sums) {
+        for (i, row) in sums.chunks_exact(part.sizes[0]).enumerate() {
+            let seen = a.keys(i);
+            add_to(&mut out[place..][..seen], &row[..seen]);
+            place += seen;
+        }
+    }
+    Ok(out)
+}
+
 /// `Σ_key weight · value`: the weights choose, once for all heads of a group that share values.
 pub(super) fn weighted_values<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
+    products: Products,
     weights: &RingTensor,
     values: &RingTensor,
     a: &Attention<'_>,
@@ -296,6 +348,18 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
     let d = a.head_dim;
     let cols = a.num_attention_heads * d;
     let mut out = attention_values(&weights.data, &values.data, a);
+    let sizes = a
+        .groups
+        .iter()
+        .map(|group| [kv_heads(a, group).len() * d, values.rows, a.rows]);
+    let shapes = shared_shapes(bits, &sizes.collect::<Vec<_>>());
+    let columns: usize = a.groups.iter().map(|group| kv_heads(a, group).len()).sum();
+    let pairs = weights.data.len() / a.groups.len() * columns;
+    let transfers = 2 * pairs * transfer_bits(d, bits, bits);
+    if let Some(shapes) = chosen(products, shapes, transfers) {
+        values_by_lattices(gates, shapes, weights, values, a, &mut out)?;
+        return Ok(RingTensor::new(a.rows, cols, bits, out));
+    }
     // A row of results per group, query row and key-value head of the group.
     let mut targets = Vec::new();
     let mut place = 0;
@@ -331,6 +395,57 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
     Ok(RingTensor::new(a.rows, cols, bits, out))
 }
 
+/// Cross terms of weighted values, added to `out`: a group's values are a matrix with a row per
+/// column of a head, its weights vectors, with zeros for keys that a row does not see.
+fn values_by_lattices<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    shapes: Vec<Shape>,
+    weights: &RingTensor,
+    values: &RingTensor,
+    a: &Attention<'_>,
+    out: &mut [u64],
+) -> ProtocolResult<()> {
+    let d = a.head_dim;
+    let keys = values.rows;
+    let by_column = transposed(&values.data, values.cols);
+    let lens = a.lens();
+    let mut rows = ragged(&weights.data, &lens);
+    let mut parts = Vec::with_capacity(a.groups.len());
+    for group in a.groups {
+        let heads = kv_heads(a, group);
+        let matrix = heads
+            .iter()
+            .flat_map(|kv| &by_column[kv * d * keys..][..d * keys])
+            .copied()
+            .collect();
+        let mut vectors = vec![0; a.rows * keys];
+        for vector in vectors.chunks_exact_mut(keys) {
+            let row = rows.next().unwrap_or(&[]);
+            vector[..row.len()].copy_from_slice(row);
+        }
+        parts.push(SharedPart {
+            matrix,
+            vectors,
+            sizes: [heads.len() * d, keys, a.rows],
+        });
+    }
+    let sums = cross_products(gates, shapes, &parts)?;
+    let cols = a.num_attention_heads * d;
+    for (group, (part, sums)) in a.groups.iter().zip(parts.iter().zip(sums)) {
+        let kv = kv_heads(a, group);
+        for head in group {
+            let at = kv
+                .iter()
+                .position(|kv| *kv == a.kv_head(*head))
+                .unwrap_or(0);
+            for (i, row) in sums.chunks_exact(part.sizes[0]).enumerate() {
+                add_to(&mut out[i * cols + head * d..][..d], &row[at * d..][..d]);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The key-value heads of a group, each once.
 fn kv_heads(a: &Attention<'_>, group: &[usize]) -> Vec<usize> {
     let mut heads: Vec<usize> = group.iter().map(|head| a.kv_head(*head)).collect();
@@ -339,21 +454,176 @@ fn kv_heads(a: &Attention<'_>, group: &[usize]) -> Vec<usize> {
     heads
 }
 
-/// `B·(A·x)` of E1's factors, modulo the ring of `x`: `A` at E1 with E0's share of `x`, then `B`
-/// with E0's share of the product; E1 multiplies its own shares by itself.
-pub(super) fn lora_update<C: Channel, S: Source>(
+/// A map whose update is wanted, and E1's factors of it where this party has them.
+pub(super) struct Update<'a> {
+    pub map: MapSpec,
+    pub factors: Option<&'a Lora>,
+}
+
+/// `B·(A·x)` of E1's factors for every map that has them, modulo the ring of `x`: `A` at E1 with
+/// E0's share of `x`, then `B` with E0's share of the product; E1 multiplies its own shares by
+/// itself.
+pub(super) fn lora_updates<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
-    map: &MapSpec,
-    factors: Option<&Lora>,
+    products: Products,
+    maps: &[Update<'_>],
     bits: FactorBits,
     x: &RingTensor,
-) -> ProtocolResult<RingTensor> {
-    let a = factors.map(|lora| lora.a.as_slice());
-    let b = factors.map(|lora| lora.b.as_slice());
+) -> ProtocolResult<Vec<Option<RingTensor>>> {
+    let with: Vec<&Update<'_>> = maps.iter().filter(|update| update.map.rank > 0).collect();
+    // A of all maps, one below the other: they take the same rows.
+    let ranks: Vec<usize> = with.iter().map(|update| update.map.rank).collect();
+    let stacked: Option<Vec<u64>> = with
+        .iter()
+        .map(|update| update.factors.map(|lora| lora.a.as_slice()))
+        .collect::<Option<Vec<_>>>()
+        .map(|all| all.concat());
+    if with.is_empty() {
+        return Ok(maps.iter().map(|_| None).collect());
+    }
     // u = A·x: E0 holds A·x_0 less a mask, E1 the mask and A·x_1.
-    let inner = factor(gates, a, map.rank, bits.a, x)?;
+    let down = [FactorProduct {
+        matrix: stacked.as_deref(),
+        out: ranks.iter().sum(),
+        x: x.clone(),
+    }];
+    let inner = factor_products(gates, products, bits.a, &down)?.remove(0);
+    let mut first = 0;
+    let up: Vec<FactorProduct<'_>> = with
+        .iter()
+        .map(|update| {
+            let x = inner.columns(first, update.map.rank);
+            first += update.map.rank;
+            FactorProduct {
+                matrix: update.factors.map(|lora| lora.b.as_slice()),
+                out: update.map.rows,
+                x,
+            }
+        })
+        .collect();
     // B·u in the same way.
-    factor(gates, b, map.rows, bits.b, &inner)
+    let mut updates = factor_products(gates, products, bits.b, &up)?.into_iter();
+    let of = |update: &Update<'_>| (update.map.rank > 0).then(|| updates.next()).flatten();
+    Ok(maps.iter().map(of).collect())
+}
+
+/// `x · Mᵀ` with a matrix `[out, columns]` of E1's.
+struct FactorProduct<'a> {
+    matrix: Option<&'a [u64]>,
+    out: usize,
+    x: RingTensor,
+}
+
+/// All products of factors of `bits` bits, their sign among them.
+fn factor_products<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    products: Products,
+    bits: u32,
+    list: &[FactorProduct<'_>],
+) -> ProtocolResult<Vec<RingTensor>> {
+    let shapes: Option<Vec<Shape>> = list
+        .iter()
+        .map(|p| Shape::of_factors(bits, p.x.bits, [p.out, p.x.cols, p.x.rows]))
+        .collect();
+    let transfers: usize = list
+        .iter()
+        .map(|p| p.out * p.x.cols * transfer_bits(p.x.rows, p.x.bits, bits))
+        .sum();
+    let Some(shapes) = chosen(products, shapes, transfers) else {
+        return list
+            .iter()
+            .map(|p| factor(gates, p.matrix, p.out, bits, &p.x))
+            .collect();
+    };
+    let first = gates.party() == Party::E0;
+    let terms: Vec<LatticeTerm> = list
+        .iter()
+        .zip(shapes)
+        .map(|(p, shape)| {
+            let own = match p.matrix {
+                _ if first => p.x.data.clone(),
+                Some(matrix) => matrix.to_vec(),
+                None => vec![0; p.out * p.x.cols],
+            };
+            LatticeTerm { shape, own }
+        })
+        .collect();
+    let parts = gates.products(&terms)?;
+    let sums = list.iter().zip(parts).map(|(p, mut data)| {
+        if let Some(matrix) = p.matrix {
+            // E1's own share times its own factors.
+            add_to(&mut data, &matmul_transposed(&p.x.data, matrix, p.x.cols));
+        }
+        RingTensor::new(p.x.rows, p.out, p.x.bits, data)
+    });
+    Ok(sums.collect())
+}
+
+fn add_to(sums: &mut [u64], more: &[u64]) {
+    let pairs = sums.iter_mut().zip(more);
+    pairs.for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+}
+
+/// Bits in both directions of one scalar under which a vector travels, by transfers.
+fn transfer_bits(width: usize, bits: u32, chooser_bits: u32) -> usize {
+    let fields: usize = (0..chooser_bits).map(|i| (bits - i) as usize).sum();
+    width * fields + chooser_bits as usize
+}
+
+/// The shapes by which products are made; none where transfers take fewer bytes than `bits`.
+fn chosen(products: Products, shapes: Option<Vec<Shape>>, bits: usize) -> Option<Vec<Shape>> {
+    let shapes = shapes?;
+    let bytes: usize = shapes.iter().map(Shape::bytes).sum();
+    let lattices = match products {
+        Products::Cheaper => bytes < bits / 8,
+        Products::Transfers => false,
+        Products::Lattices => true,
+    };
+    lattices.then_some(shapes)
+}
+
+/// Both cross terms of products of shares: `vectors` with a matrix, as shares of the sums.
+fn cross_products<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    shapes: Vec<Shape>,
+    parts: &[SharedPart],
+) -> ProtocolResult<Vec<Vec<u64>>> {
+    let party = gates.party();
+    let terms = shapes.into_iter().enumerate().map(|(i, shape)| {
+        // Each part twice, with either party as the one that encrypts.
+        let part = &parts[i / 2];
+        let own = if shape.client() == party {
+            part.vectors.clone()
+        } else {
+            part.matrix.clone()
+        };
+        LatticeTerm { shape, own }
+    });
+    let terms: Vec<LatticeTerm> = terms.collect();
+    let results = gates.products(&terms)?;
+    let both = results.chunks_exact(2).map(|pair| {
+        let mut sums = pair[0].clone();
+        add_to(&mut sums, &pair[1]);
+        sums
+    });
+    Ok(both.collect())
+}
+
+/// A party's shares of a matrix and of vectors.
+struct SharedPart {
+    matrix: Vec<u64>,
+    vectors: Vec<u64>,
+    /// Rows, columns, vectors.
+    sizes: [usize; 3],
+}
+
+/// Shapes of both cross terms of each part.
+fn shared_shapes(bits: u32, parts: &[[usize; 3]]) -> Option<Vec<Shape>> {
+    let both = [Party::E0, Party::E1];
+    let shapes = parts
+        .iter()
+        .flat_map(|sizes| both.map(|client| Shape::of_shares(client, bits, *sizes)));
+    shapes.collect()
 }
 
 /// `x · Mᵀ` with a matrix `[out, cols]` of E1's, elements of `bits` bits with their sign.

@@ -13,7 +13,10 @@ use marill_two_party::{
     multiplexers,
 };
 
-use crate::error::ProtocolResult;
+use crate::{
+    error::ProtocolResult,
+    two_party::lattice::{self, Keys, Shape, Term},
+};
 
 /// Few bytes before few rounds.
 const RADIX: Radix = Radix::Four;
@@ -42,7 +45,8 @@ impl AddAssign<&Self> for Counted {
 
 /// A session with the peer, or what stands in for one.
 enum Mode<C, S> {
-    Live(Box<Session<C, S>>),
+    /// With keys for lattices once they were needed.
+    Live(Box<Session<C, S>>, Option<Box<Keys>>),
     /// What each label would cost, in the order in which they came.
     Count(Vec<(&'static str, Counted)>),
 }
@@ -63,7 +67,7 @@ pub(super) struct Choice<'a> {
 impl<C: Channel, S: Source> Gates<C, S> {
     pub(super) fn live(session: Session<C, S>) -> Self {
         Self {
-            mode: Mode::Live(Box::new(session)),
+            mode: Mode::Live(Box::new(session), None),
             label: "",
         }
     }
@@ -88,7 +92,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         counted: impl FnOnce(&mut Counted) -> T,
     ) -> ProtocolResult<T> {
         match &mut self.mode {
-            Mode::Live(session) => Ok(live(session)?),
+            Mode::Live(session, _) => Ok(live(session)?),
             Mode::Count(parts) => {
                 let place = parts.iter().position(|(label, _)| *label == self.label);
                 let place = place.unwrap_or_else(|| {
@@ -102,7 +106,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
 
     pub(super) fn party(&self) -> Party {
         match &self.mode {
-            Mode::Live(session) => session.party(),
+            Mode::Live(session, _) => session.party(),
             Mode::Count(_) => Party::E0,
         }
     }
@@ -243,6 +247,27 @@ impl<C: Channel, S: Source> Gates<C, S> {
         )
     }
 
+    /// Products by lattices, in two rounds: `vectors` times `rows` shares each, vector by vector.
+    pub(super) fn products(&mut self, terms: &[Term]) -> ProtocolResult<Vec<Vec<u64>>> {
+        let label = self.label;
+        if let Mode::Live(session, keys) = &mut self.mode {
+            if keys.is_none() {
+                *keys = Some(Box::new(Keys::exchange(session)?));
+            }
+            let keys = keys.as_ref().expect("just made");
+            return keys.products(session, label, terms);
+        }
+        let shapes: Vec<Shape> = terms.iter().map(|term| term.shape.clone()).collect();
+        let none = |_: &mut Session<C, S>| unreachable!("counted");
+        self.run(none, |count| {
+            count.online += lattice::cost(&shapes);
+            shapes
+                .iter()
+                .map(|shape| vec![0; shape.results()])
+                .collect()
+        })
+    }
+
     /// Entries of public tables at shared indices of `bits` bits, modulo `2^out_bits` each.
     pub(super) fn lookup(
         &mut self,
@@ -297,7 +322,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     /// Bytes and rounds so far, by what they were for.
     pub(super) fn traffic(&self, phase: Phase) -> marill_ot::Traffic {
         match &self.mode {
-            Mode::Live(session) => session.traffic(phase),
+            Mode::Live(session, _) => session.traffic(phase),
             Mode::Count(_) => marill_ot::Traffic::default(),
         }
     }
@@ -305,7 +330,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     /// What was counted, by label.
     pub(super) fn into_counted(self) -> Vec<(&'static str, Counted)> {
         match self.mode {
-            Mode::Live(_) => Vec::new(),
+            Mode::Live(..) => Vec::new(),
             Mode::Count(parts) => parts,
         }
     }

@@ -8,7 +8,9 @@ use crate::{
     program::{cache::Cache, padding::check_remaining_context, run_blind},
     sampling::Selection,
     spec::ProgramSpec,
-    two_party::{COUNTED_FACTOR_BITS, Counted, FactorBits, TwoParty, gates::Gates, supported},
+    two_party::{
+        COUNTED_FACTOR_BITS, Counted, FactorBits, Products, TwoParty, gates::Gates, supported,
+    },
     weights::PublicWeights,
 };
 
@@ -23,8 +25,9 @@ pub fn tally_two_party(
     cached: usize,
     rows: usize,
     factor_bits: Option<[u32; 2]>,
+    products: Products,
 ) -> ProtocolResult<Counted> {
-    let parts = tally_two_party_by_label(spec, selection, cached, rows, factor_bits)?;
+    let parts = tally_two_party_by_label(spec, selection, cached, rows, factor_bits, products)?;
     let mut sum = Counted::default();
     parts.iter().for_each(|(_, part)| sum += part);
     Ok(sum)
@@ -40,12 +43,14 @@ pub fn tally_two_party_by_label(
     cached: usize,
     rows: usize,
     factor_bits: Option<[u32; 2]>,
+    products: Products,
 ) -> ProtocolResult<Vec<(&'static str, Counted)>> {
     supported(spec, None)?;
     check_remaining_context(spec, cached, rows)?;
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
     let gates = Gates::count();
-    let mut engine = TwoParty::<Box<dyn Channel>, AnySource>::new(spec, gates, None, bits);
+    let mut engine = TwoParty::<Box<dyn Channel>, AnySource>::new(spec, gates, None, bits)
+        .with_products(products);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
     if cached > 0 {

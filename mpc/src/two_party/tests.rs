@@ -66,7 +66,7 @@ fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
 }
 
 /// Runs both parties over a prompt of `tokens` rows and, but for an encoder, one more row.
-fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
+fn run(model: &Model, tokens: usize, products: Products) -> ([Run; 2], [u32; 2]) {
     let (public, private) = model;
     let spec = &public.spec;
     let (padded, bias, bucket) = pad_prompt(spec, &boundary(spec, 1, tokens)).unwrap();
@@ -82,12 +82,14 @@ fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
         let server = scope.spawn(|| {
             let session = session(other, Party::E1);
             let engine = TwoParty::server(spec, Arc::clone(private), session).unwrap();
+            let engine = engine.with_products(products);
             let bits = [engine.factor_bits.a, engine.factor_bits.b];
             let inputs = [(None, None, bucket), (None, None, 1)];
             let run = steps(engine, public, &inputs[..count]);
             (run, bits)
         });
         let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
+        let engine = engine.with_products(products);
         let inputs = [
             (Some(&padded[..]), Some(&bias[..]), bucket),
             (Some(&next[..]), None, 1),
@@ -99,7 +101,11 @@ fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
 }
 
 fn equals_the_twin(model: &Model, tokens: usize) {
-    let ([client, server], bits) = run(model, tokens);
+    equals_with(model, tokens, Products::Cheaper);
+}
+
+fn equals_with(model: &Model, tokens: usize, products: Products) {
+    let ([client, server], bits) = run(model, tokens, products);
     let (public, private) = model;
     let spec = &public.spec;
     let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
@@ -133,7 +139,8 @@ fn equals_the_twin(model: &Model, tokens: usize) {
     let bucket = spec.bucket(tokens);
     let shapes = [(0, bucket), (bucket, 1)];
     for (step, (cached, rows)) in shapes.into_iter().take(answers.len()).enumerate() {
-        let counted = tally_two_party(spec, Selection::Greedy, cached, rows, Some(bits)).unwrap();
+        let counted =
+            tally_two_party(spec, Selection::Greedy, cached, rows, Some(bits), products).unwrap();
         let [_, offline, online] = client.sent[step];
         assert_eq!([online.sent, online.received], counted.online.sent);
         assert_eq!(online.rounds, counted.online.rounds);
@@ -146,10 +153,27 @@ fn every_value_of_a_decoder_is_the_twins() {
     equals_the_twin(&random_weights(&tiny_spec(), 1), 5);
 }
 
+/// What sends fewer bytes for models this small is transfers; both ways must be right.
 #[test]
-fn heads_and_ranks_may_differ() {
+fn products_by_lattices_and_by_transfers_are_the_twins() {
     let spec = with_mixed_heads(tiny_spec()).with_ranks(vec![1, 4, 0, 2, 8, 3, 0]);
-    equals_the_twin(&random_weights(&spec, 2), 11);
+    for (spec, tokens) in [(spec, 11), (tiny_spec(), 18)] {
+        let model = random_weights(&spec, 2);
+        for products in [Products::Lattices, Products::Transfers] {
+            equals_with(&model, tokens, products);
+        }
+    }
+}
+
+#[test]
+fn lattices_multiply_in_encoders_too() {
+    let bert = crate::Architecture::Bert {
+        pooling: Pooling::Cls,
+        reveal: Reveal::Class,
+    };
+    let spec = tiny_affine_spec(bert);
+    let model = AffineModel::random(&spec, 5).quantize();
+    equals_with(&model, 6, Products::Lattices);
 }
 
 #[test]

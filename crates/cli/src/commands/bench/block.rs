@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use marill_mpc::{
     Comparison, Extension,
     spec::MAX_POSITIONS,
-    two_party::{GroupBits, LpnSet},
+    two_party::{GroupBits, LpnSet, Products},
 };
 use marill_numeric::Rounding;
 use marill_plan::{count::layer_cost, estimates};
@@ -50,6 +50,10 @@ pub struct Args {
     /// b11, b12, b13)
     #[arg(long, value_name = "NAME", default_value = "b10", value_parser = parse_extension)]
     extension: Extension,
+    /// In the setting `2pc`, how products of attention and of private updates are made: cheaper (by
+    /// what sends fewer bytes), transfers or lattices
+    #[arg(long, value_name = "NAME", default_value = "cheaper", value_parser = parse_products)]
+    products: Products,
     /// A prompt, or the tokens after one
     #[arg(long, value_parser = ["prefill", "decode"], default_value = "decode")]
     phase: String,
@@ -242,6 +246,16 @@ fn parse_extension(text: &str) -> Result<Extension, String> {
         .ok_or_else(|| "it is softspoken, b10, b11, b12 or b13".into())
 }
 
+/// How products are made, by its name on the command line.
+fn parse_products(text: &str) -> Result<Products, String> {
+    match text {
+        "cheaper" => Ok(Products::Cheaper),
+        "transfers" => Ok(Products::Transfers),
+        "lattices" => Ok(Products::Lattices),
+        _ => Err("it is cheaper, transfers or lattices".into()),
+    }
+}
+
 /// The same steps by client and server alone.
 fn run_two_party(
     args: &Args,
@@ -257,6 +271,7 @@ fn run_two_party(
     let wiring = two_party::Wiring {
         network: &args.network,
         extension: args.extension,
+        products: args.products,
     };
     let outcome = two_party::run(model, inputs, plan, &wiring)?;
     let parts = outcome.tallied(model, plan)?;

@@ -6,7 +6,7 @@ use std::{sync::Arc, thread};
 use anyhow::anyhow;
 use marill_mpc::{
     ClientSession, Extension, Selection, ServerSession, TwoParty,
-    two_party::{Counted, Phase, Traffic, tally_two_party_by_label},
+    two_party::{Counted, Phase, Products, Traffic, tally_two_party_by_label},
 };
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
@@ -33,6 +33,7 @@ const PHASES: [(Phase, &str); 4] = [
 pub struct Wiring<'a> {
     pub network: &'a str,
     pub extension: Extension,
+    pub products: Products,
 }
 
 /// What a run gave.
@@ -44,6 +45,7 @@ pub struct Outcome {
     /// whole session.
     traffic: [Traffic; 4],
     factor_bits: [u32; 2],
+    products: Products,
 }
 
 /// Runs both parties over random activations.
@@ -59,13 +61,14 @@ pub fn run(
     TwoParty::check(&model.public.spec, None).map_err(|error| BadInput(error.into()))?;
     let [own, other] = ends(link(wiring.network)?);
     let extension = wiring.extension;
+    let products = wiring.products;
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             alone(move || {
                 let weights = Arc::clone(&model.public);
                 let private = Arc::clone(&model.private);
-                let mut session =
-                    ServerSession::without_dealer(weights, private, other, extension)?;
+                let session = ServerSession::without_dealer(weights, private, other, extension)?;
+                let mut session = session.with_products(products);
                 plan.clock(|k| {
                     if k == 0 {
                         session.prefill(plan.prompt)
@@ -76,7 +79,8 @@ pub fn run(
             })?
         });
         let weights = Arc::clone(&model.public);
-        let mut session = ClientSession::without_dealer(weights, own, extension)?;
+        let session = ClientSession::without_dealer(weights, own, extension)?;
+        let mut session = session.with_products(products);
         let factor_bits = session.factor_bits();
         let outcome = alone(|| client(&mut session, inputs, plan))?;
         let server = server.join();
@@ -88,6 +92,7 @@ pub fn run(
             e1,
             traffic,
             factor_bits,
+            products,
         })
     })
 }
@@ -141,7 +146,9 @@ impl Outcome {
         for k in 0..plan.tokens.max(1) {
             let spec = &model.public.spec;
             let bits = Some(self.factor_bits);
-            let parts = tally_two_party_by_label(spec, Selection::Greedy, first + k, rows, bits)?;
+            let greedy = Selection::Greedy;
+            let parts =
+                tally_two_party_by_label(spec, greedy, first + k, rows, bits, self.products)?;
             for (label, part) in parts {
                 match sum.iter_mut().find(|(known, _)| *known == label) {
                     Some((_, sum)) => *sum += &part,

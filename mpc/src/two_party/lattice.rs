@@ -1,0 +1,166 @@
+//! Products by lattices: one party encrypts its share, the other multiplies by its own.
+//!
+//! A list of products, in either direction, takes two rounds: all requests, then all responses.
+//! Each party is the client of some and the server of others, with keys of its own, which are
+//! exchanged when a session first needs them. What is multiplied by is either E1's private factors,
+//! of a width that both know, or a party's share of a value. Shares are uniform and independent of
+//! the peer's share of another value, since every protocol gives fresh ones, as
+//! [`Factors::Masks`] asks. See [`marill_lattice`] for the construction and its security.
+
+use marill_lattice::{Client, Factors, Matrix, ParameterSet, Product, Server};
+use marill_net::Channel;
+use marill_ot::Source;
+use marill_two_party::{Cost, Party, Session};
+
+use crate::error::ProtocolResult;
+
+const SET: ParameterSet = ParameterSet::N8192;
+
+/// Widest ring in which a share can be multiplied by a share.
+pub(super) const MOST_SHARED_BITS: u32 = 48;
+
+/// A matrix of one party times vectors of the other.
+#[derive(Clone)]
+pub(super) struct Shape {
+    /// Who has the vectors, and encrypts them.
+    client: Party,
+    product: Product,
+    results: usize,
+}
+
+/// A party's part of a product: vectors at the client, factors at the server.
+pub(super) struct Term {
+    pub shape: Shape,
+    pub own: Vec<u64>,
+}
+
+impl Shape {
+    /// `[rows, columns, vectors]` of shares; none where no parameters hold its noise.
+    pub(super) fn of_shares(client: Party, bits: u32, sizes: [usize; 3]) -> Option<Self> {
+        let fits = bits <= MOST_SHARED_BITS;
+        let product = fits.then(|| Product::new(SET, bits, Factors::Masks, sizes))?;
+        let product = product.ok()?;
+        let results = sizes[0] * sizes[2];
+        Some(Self {
+            client,
+            product,
+            results,
+        })
+    }
+
+    /// The same of factors of E1's of so many bits, with E0's share.
+    pub(super) fn of_factors(width: u32, bits: u32, sizes: [usize; 3]) -> Option<Self> {
+        let product = Product::new(SET, bits, Factors::Signed(width), sizes).ok()?;
+        let client = Party::E0;
+        let results = sizes[0] * sizes[2];
+        Some(Self {
+            client,
+            product,
+            results,
+        })
+    }
+
+    pub(super) fn client(&self) -> Party {
+        self.client
+    }
+
+    /// Shares that it gives.
+    pub(super) fn results(&self) -> usize {
+        self.results
+    }
+
+    /// Bytes in both directions.
+    pub(super) fn bytes(&self) -> usize {
+        self.product.request_bytes() + self.product.response_bytes()
+    }
+}
+
+/// What a list of products sends.
+pub(super) fn cost(shapes: &[Shape]) -> Cost {
+    let mut requests = [0; 2];
+    let mut responses = [0; 2];
+    for shape in shapes {
+        requests[shape.client as usize] += 8 * shape.product.request_bytes();
+        responses[shape.client.other() as usize] += 8 * shape.product.response_bytes();
+    }
+    let mut cost = Cost::none();
+    cost.exchange(requests);
+    cost.exchange(responses);
+    cost
+}
+
+/// This party's key, and the peer's.
+pub(super) struct Keys {
+    own: Client,
+    peer: Server,
+}
+
+impl Keys {
+    /// Both send their public keys. One round.
+    pub(super) fn exchange<C: Channel, S: Source>(
+        session: &mut Session<C, S>,
+    ) -> ProtocolResult<Self> {
+        let own = Client::new(SET);
+        let public = own.public_key();
+        // Set-up, whatever is counted now.
+        let phase = session.link().enter(marill_ot::Phase::Setup);
+        let received = session
+            .link()
+            .exchange("lattice keys", &public, public.len());
+        session.link().enter(phase);
+        let peer = Server::new(SET, &received?)?;
+        Ok(Self { own, peer })
+    }
+
+    /// Shares of each product, vector by vector.
+    pub(super) fn products<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        label: &'static str,
+        terms: &[Term],
+    ) -> ProtocolResult<Vec<Vec<u64>>> {
+        let party = session.party();
+        let ours = |term: &&Term| term.shape.client == party;
+        let theirs = |term: &&Term| term.shape.client != party;
+        let mut requests = Vec::new();
+        for term in terms.iter().filter(ours) {
+            requests.extend(self.own.request(&term.shape.product, &term.own));
+        }
+        let lengths = terms.iter().filter(theirs);
+        let expected = lengths.map(|term| term.shape.product.request_bytes()).sum();
+        let received = session.link().exchange(label, &requests, expected)?;
+        // Responses to the peer, and this party's shares of what it asked.
+        let mut rest = received.as_slice();
+        let mut responses = Vec::new();
+        let mut given = Vec::new();
+        for term in terms.iter().filter(theirs) {
+            let product = &term.shape.product;
+            let (request, tail) = rest.split_at(product.request_bytes());
+            rest = tail;
+            let factors: Vec<i64> = term.own.iter().map(|v| *v as i64).collect();
+            let matrix = Matrix::new(self.peer.key(), product, &factors)?;
+            let (response, shares) = self.peer.respond(&matrix, request)?;
+            responses.extend(response);
+            given.push(shares.to_vec());
+        }
+        let lengths = terms.iter().filter(ours);
+        let expected = lengths
+            .map(|term| term.shape.product.response_bytes())
+            .sum();
+        let received = session.link().exchange(label, &responses, expected)?;
+        let mut rest = received.as_slice();
+        let mut given = given.into_iter();
+        let mut shares = Vec::with_capacity(terms.len());
+        for term in terms {
+            if term.shape.client != party {
+                shares.push(given.next().expect("one per product of the peer's"));
+                continue;
+            }
+            let product = &term.shape.product;
+            let (response, tail) = rest.split_at(product.response_bytes());
+            rest = tail;
+            shares.push(self.own.finish(product, response)?.to_vec());
+        }
+        Ok(shares)
+    }
+}
