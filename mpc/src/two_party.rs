@@ -26,12 +26,12 @@
 //! sums of products within the step; made ahead and packed over steps they would cost a tenth.
 //!
 //! # Security
-//! Semi-honest, from transfers and RLWE ([`marill_two_party`], [`marill_lattice`]): outputs of all are
-//! fresh shares, so a view is sampled without the other party's input. E0's input is shared as
-//! itself and zero, which tells E1 nothing. E1 tells E0 how many bits its factors have, the most of
-//! all elements, and nothing else of them. Before anything is revealed both parties compare digests
-//! of what was sent and received: a message that was changed on its way ends the session. A party
-//! that deviates is outside the model: a client that does may read the adapter.
+//! Semi-honest, from transfers and RLWE ([`marill_two_party`], [`marill_lattice`]): outputs of all
+//! protocols are fresh shares, so a view is sampled without the other party's input. E0's input is
+//! shared as itself and zero, which tells E1 nothing. E1 tells E0 how many bits its factors have,
+//! the most of all elements, and nothing else of them. Before anything is revealed both parties
+//! compare digests of what was sent and received: a message that was changed on its way ends the
+//! session. A party that deviates is outside the model: a client that does may read the adapter.
 //!
 //! Refused by name: full-rank private weights, stochastic rounding, top-k.
 

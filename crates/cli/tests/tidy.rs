@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "marill-crypto",
             "marill-net",
             "marill-ot",
+            "marill-lattice",
             "marill-two-party",
         ],
     ),
