@@ -77,14 +77,16 @@ pub fn run(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
                 for _ in 0..repeats {
                     measured = measured.min(time(shape, side, network)?.2);
                 }
-                found.push(Checked {
+                let checked = Checked {
                     shape: shape.to_string(),
                     setting: side.setting.name(),
                     comparison: side.comparison.to_string(),
                     network,
                     predicted_seconds: predicted.total(),
                     measured_seconds: measured,
-                });
+                };
+                eprintln!("  predicted / measured {:.2}", checked.ratio());
+                found.push(checked);
             }
         }
     }
