@@ -281,7 +281,7 @@ fn together(mut pieces: Vec<Piece>) -> Result<Report, EvalError> {
 
 /// The engine of this name.
 fn engine_name(name: &str) -> Result<&'static str, EvalError> {
-    let known = ["float", "twin", "secure"];
+    let known = ["float", "twin", "secure", "secure-2pc"];
     let found = known.into_iter().find(|known| *known == name);
     found.ok_or_else(|| EvalError::Merge {
         reason: format!("there is no engine `{name}`"),

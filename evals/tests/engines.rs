@@ -69,7 +69,7 @@ impl Fixture {
             chat_template: self.partition.chat_template(),
         };
         let mut twin = self.twin();
-        let twin: Option<&mut dyn Engine> = if engine.name() == "secure" {
+        let twin: Option<&mut dyn Engine> = if engine.name().starts_with("secure") {
             Some(&mut twin)
         } else {
             None
@@ -192,6 +192,22 @@ fn every_secure_answer_is_the_twins_and_its_cost_is_counted() {
     for key in ["n", "score", "stderr", "samples_sha256"] {
         assert!(!json[key].is_null(), "{key}");
     }
+}
+
+#[test]
+fn two_parties_without_a_dealer_answer_as_the_twin() {
+    let fixture = Fixture::new();
+    let (task, examples) = news(&fixture);
+    let mut secure = SecureEngine::two_party(&fixture.partition).unwrap();
+    let report = fixture.run(&task, &mut secure, &examples).unwrap();
+    assert_eq!((report.engine, report.twin_equal), ("secure-2pc", Some(3)));
+    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    assert_eq!(report.answers_sha256, twin.answers_sha256);
+    let cost = secure.cost();
+    assert!(
+        cost.prefill_bytes_sent > 0 && cost.decode_rounds > 0,
+        "{cost:?}"
+    );
 }
 
 #[test]

@@ -10,13 +10,17 @@ use std::{
 use marill_model::Prefix;
 use marill_mpc::{
     ClientSession, DealerSession, MaskedAdapter, PrivateWeights, PublicWeights, Seed,
-    ServerSession, Traffic,
+    ServerSession, Traffic, TwoParty,
+    two_party::{Extension, LpnSet},
 };
 use marill_net::memory_pair;
 use marill_partition::Partition;
 
 use super::{Engine, Stop};
 use crate::EvalError;
+
+/// As sessions over HTTP make transfers.
+const EXTENSION: Extension = Extension::Silent(LpnSet::B10);
 
 /// What secure answers cost the client: bytes and rounds as counted on its channel to the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -34,15 +38,24 @@ pub struct SecureCost {
     pub decode_bytes_received: u64,
 }
 
-/// The setting `dealer` with all three parties in this process: real shares and real messages, no
-/// network.
+/// All parties of a setting in this process: real shares and real messages, no network.
 pub struct SecureEngine {
     prefix: Prefix,
     public: Arc<PublicWeights>,
     private: Arc<PrivateWeights>,
-    masked: MaskedAdapter,
-    adapter_seed: Seed,
+    parties: Parties,
     cost: SecureCost,
+}
+
+/// Who computes beside the client.
+enum Parties {
+    /// The setting `dealer`: a server, and a dealer with its mask of the adapter.
+    Dealt {
+        masked: Arc<MaskedAdapter>,
+        adapter_seed: Seed,
+    },
+    /// The setting `2pc`: a server alone.
+    Server,
 }
 
 /// A step that every party runs.
@@ -52,22 +65,51 @@ enum Step {
     Decode,
 }
 
+impl Step {
+    fn serve<E: marill_mpc::engine::Engine>(
+        self,
+        session: &mut ServerSession<E>,
+    ) -> Result<(), EvalError> {
+        match self {
+            Self::Prefill { bucket } => session.prefill(bucket)?,
+            Self::Decode => session.decode()?,
+        }
+        Ok(())
+    }
+}
+
 impl SecureEngine {
+    /// The setting `dealer`.
+    ///
     /// # Errors
     /// [`EvalError::Partition`] when the weights do not fit the numeric format.
     pub fn new(partition: &Partition) -> Result<Self, EvalError> {
         let public = Arc::new(partition.public_weights()?);
         let private = Arc::new(partition.private_weights(&public)?);
         let adapter_seed = Seed::random();
-        let masked = private.mask(&public.spec, &adapter_seed);
+        let masked = Arc::new(private.mask(&public.spec, &adapter_seed));
         let prefix = partition.prefix()?;
         Ok(Self {
             prefix,
             public,
             private,
-            masked,
-            adapter_seed,
+            parties: Parties::Dealt {
+                masked,
+                adapter_seed,
+            },
             cost: SecureCost::default(),
+        })
+    }
+
+    /// As [`Self::new`], in the setting `2pc`: client and server without a dealer.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and for a program that two parties do not run.
+    pub fn two_party(partition: &Partition) -> Result<Self, EvalError> {
+        TwoParty::check(partition.program_spec(), None)?;
+        Ok(Self {
+            parties: Parties::Server,
+            ..Self::new(partition)?
         })
     }
 
@@ -87,6 +129,66 @@ impl SecureEngine {
         max_new_tokens: usize,
         stop: &Stop<'_>,
     ) -> Result<Vec<u32>, EvalError> {
+        match &self.parties {
+            Parties::Server => self.run_two_party(prompt, max_new_tokens, stop),
+            Parties::Dealt {
+                masked,
+                adapter_seed,
+            } => {
+                let masked = Arc::clone(masked);
+                let adapter_seed = adapter_seed.clone();
+                self.run_dealt((&masked, adapter_seed), prompt, max_new_tokens, stop)
+            }
+        }
+    }
+
+    fn run_two_party(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
+        let (client_end, server_end) = memory_pair();
+        let (to_server, server_steps) = mpsc::channel::<Step>();
+        let (public, private) = self.weights();
+        let server = thread::spawn(move || -> Result<(), EvalError> {
+            let peer = Box::new(server_end);
+            let mut session = ServerSession::without_dealer(public, private, peer, EXTENSION)?;
+            server_steps
+                .into_iter()
+                .try_for_each(|step| step.serve(&mut session))
+        });
+        let peer = Box::new(client_end);
+        let session = ClientSession::without_dealer(Arc::clone(&self.public), peer, EXTENSION);
+        let traffic = |session: &ClientSession<TwoParty>| {
+            let sum = session.traffic();
+            Traffic {
+                rounds: sum.rounds,
+                bytes_sent: sum.sent,
+                bytes_received: sum.received,
+                dealer_bytes: 0,
+            }
+        };
+        let announce = |step| {
+            let _ = to_server.send(step);
+        };
+        let answer = session.map_err(EvalError::from).and_then(|session| {
+            self.answer(session, traffic, announce, prompt, max_new_tokens, stop)
+        });
+        drop(to_server);
+        server.join().map_err(|_| EvalError::PartyEnded {
+            party: "the server",
+        })??;
+        answer
+    }
+
+    fn run_dealt(
+        &mut self,
+        (masked, adapter_seed): (&MaskedAdapter, Seed),
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
         let (client_end, server_end) = memory_pair();
         let (corrections_end, sink_end) = memory_pair();
         let seed0 = Seed::random();
@@ -101,18 +203,13 @@ impl SecureEngine {
                 let peer = Box::new(server_end);
                 let source = Box::new(corrections_end);
                 let mut session = ServerSession::new(public, &private, seed1, peer, source)?;
-                for step in server_steps {
-                    match step {
-                        Step::Prefill { bucket } => session.prefill(bucket)?,
-                        Step::Decode => session.decode()?,
-                    }
-                }
-                Ok(())
+                server_steps
+                    .into_iter()
+                    .try_for_each(|step| step.serve(&mut session))
             })
         };
         let dealer = {
             let spec = self.public.spec.clone();
-            let adapter_seed = self.adapter_seed.clone();
             let seed0 = seed0.clone();
             thread::spawn(move || -> Result<(), EvalError> {
                 let mut session =
@@ -133,13 +230,14 @@ impl SecureEngine {
         };
         let session = ClientSession::new(
             Arc::clone(&self.public),
-            &self.masked,
+            masked,
             seed0,
             Box::new(client_end),
         );
-        let answer = session
-            .map_err(EvalError::from)
-            .and_then(|session| self.answer(session, announce, prompt, max_new_tokens, stop));
+        let answer = session.map_err(EvalError::from).and_then(|session| {
+            let traffic = |session: &ClientSession| session.traffic();
+            self.answer(session, traffic, announce, prompt, max_new_tokens, stop)
+        });
         drop((to_server, to_dealer));
         let server = server.join().map_err(|_| EvalError::PartyEnded {
             party: "the server",
@@ -153,9 +251,10 @@ impl SecureEngine {
         answer
     }
 
-    fn answer(
+    fn answer<E: marill_mpc::engine::Engine>(
         &mut self,
-        mut session: ClientSession,
+        mut session: ClientSession<E>,
+        traffic: impl Fn(&ClientSession<E>) -> Traffic,
         announce: impl Fn(Step),
         prompt: &[u32],
         max_new_tokens: usize,
@@ -168,7 +267,7 @@ impl SecureEngine {
             bucket: self.public.spec.bucket(prompt.len()),
         });
         let mut token = session.prefill(&boundary)?;
-        let mut before = session.traffic();
+        let mut before = traffic(&session);
         self.cost
             .add_prefill(&before, start.elapsed().as_secs_f64());
 
@@ -180,7 +279,7 @@ impl SecureEngine {
                 let boundary = self.public.spec.encode(&self.prefix.forward(&[token])?)?;
                 announce(Step::Decode);
                 token = session.decode(&boundary)?;
-                let now = session.traffic();
+                let now = traffic(&session);
                 self.cost
                     .add_decode(&before, &now, start.elapsed().as_secs_f64());
                 before = now;
@@ -242,7 +341,10 @@ impl SecureCost {
 
 impl Engine for SecureEngine {
     fn name(&self) -> &'static str {
-        "secure"
+        match self.parties {
+            Parties::Dealt { .. } => "secure",
+            Parties::Server => "secure-2pc",
+        }
     }
 
     fn gives_likelihoods(&self) -> bool {

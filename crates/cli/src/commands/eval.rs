@@ -40,6 +40,9 @@ pub enum EngineKind {
     /// The secure protocol with all parties in this process, compared with the twin that rounds
     /// exactly
     Secure,
+    /// The same in the setting `2pc`: client and server without a dealer
+    #[value(name = "secure-2pc")]
+    SecureTwoParty,
 }
 
 #[derive(clap::Args)]
@@ -465,8 +468,11 @@ impl Engines {
             (EngineKind::Twin, Model::Partition(partition)) => {
                 Ok(Self::Twin(Box::new(TwinEngine::new(partition)?)))
             }
-            (EngineKind::Secure, Model::Partition(partition)) => {
-                let secure = SecureEngine::new(partition)?;
+            (EngineKind::Secure | EngineKind::SecureTwoParty, Model::Partition(partition)) => {
+                let secure = match kind {
+                    EngineKind::SecureTwoParty => SecureEngine::two_party(partition)?,
+                    _ => SecureEngine::new(partition)?,
+                };
                 let (public, private) = secure.weights();
                 let twin = TwinEngine::exact(partition.prefix()?, public, private);
                 Ok(Self::Secure(Box::new(secure), Box::new(twin)))
