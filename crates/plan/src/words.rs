@@ -95,7 +95,8 @@ pub fn why(choice: &Pick<'_>, other: &Pick<'_>, budget: Budget) -> String {
     };
     let dearer = format!("{theirs:.3} {unit} in place of {ours:.3}");
     match (&choice.form.quality, &other.form.quality) {
-        (Some(a), Some(b)) if a.recovery.value == b.recovery.value => {
+        // Two decimals are shown.
+        (Some(a), Some(b)) if a.recovery.value - b.recovery.value < 0.005 => {
             format!("as good by the curve, and costs {dearer}")
         }
         (Some(a), Some(b)) => {
