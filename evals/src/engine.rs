@@ -8,6 +8,7 @@ mod twin;
 
 pub use float::FloatEngine;
 pub use request::{Listener, Reply, Request};
+pub(crate) use secure::TWO_PARTY;
 pub use secure::{SecureCost, SecureEngine};
 pub use twin::TwinEngine;
 
@@ -18,7 +19,7 @@ pub type Stop<'a> = dyn Fn(&[u32], u32) -> bool + 'a;
 
 /// A model that can be asked for tokens and, unless it is secure, for likelihoods.
 pub trait Engine {
-    /// `float`, `twin` or `secure`.
+    /// `float`, `twin`, `secure` or `secure-2pc`.
     fn name(&self) -> &'static str;
 
     /// Most tokens (prompt and answer together) that fit.

@@ -3,7 +3,11 @@
 
 use marill_report::{Table, bytes};
 
-use crate::{compare::Difference, engine::SecureCost, harness::Report};
+use crate::{
+    compare::Difference,
+    engine::{SecureCost, TWO_PARTY},
+    harness::Report,
+};
 
 /// `|Tasks|Version|Filter|n-shot|Metric| |Value| |Stderr|`, one row a metric.
 pub fn scores(reports: &[Report]) -> String {
@@ -165,7 +169,11 @@ fn fidelity_row(report: &Report, twin: Option<&Report>) -> Vec<String> {
     });
     let mut row = vec![report.task.clone(), report.engine.to_string()];
     match &report.cost {
-        Some(_) => row.extend(["dealer".into(), "in-process".into()]),
+        Some(_) => {
+            let two_party = report.engine == TWO_PARTY;
+            let setting = if two_party { "2pc" } else { "dealer" };
+            row.extend([setting.into(), "in-process".into()]);
+        }
         None => row.extend([dash(), dash()]),
     }
     row.extend([

@@ -19,6 +19,9 @@ use marill_partition::Partition;
 use super::{Engine, Stop};
 use crate::EvalError;
 
+/// The engine's name in the setting `2pc`.
+pub(crate) const TWO_PARTY: &str = "secure-2pc";
+
 /// As sessions over HTTP make transfers.
 const EXTENSION: Extension = Extension::Silent(LpnSet::B10);
 
@@ -343,7 +346,7 @@ impl Engine for SecureEngine {
     fn name(&self) -> &'static str {
         match self.parties {
             Parties::Dealt { .. } => "secure",
-            Parties::Server => "secure-2pc",
+            Parties::Server => TWO_PARTY,
         }
     }
 
