@@ -50,6 +50,20 @@ pub const fn relu_truncate(x: u64, bits: u32, shift: u32) -> u64 {
     relu(x, bits) >> shift
 }
 
+/// A value cut in three: `floor(x / 2^low)` modulo `2^index`, `x` modulo `2^low`, and whether
+/// nothing is set above both.
+#[inline]
+#[must_use]
+pub const fn digits(x: u64, bits: u32, low: u32, index: u32) -> (u64, u64, bool) {
+    let x = x & low_mask(bits);
+    let above = x >> low;
+    (
+        above & low_mask(index),
+        x & low_mask(low),
+        above >> index == 0,
+    )
+}
+
 /// The larger of two signed values whose distance is below `2^(bits-1)`.
 #[inline]
 #[must_use]
@@ -90,6 +104,19 @@ mod tests {
                 assert_eq!(relu_truncate(x, 16, shift), positive as u64);
             }
             assert_eq!(msb(x, 16) == 1, value < 0);
+        }
+    }
+
+    #[test]
+    fn digits_add_up_to_the_value() {
+        for x in 0..1u64 << 16 {
+            for (low, index) in [(1, 1), (5, 4), (9, 6)] {
+                let (place, distance, inside) = digits(x, 16, low, index);
+                assert!(place < 1 << index && distance < 1 << low);
+                let within = place << low | distance;
+                assert_eq!((x - within) % (1 << (low + index)), 0);
+                assert_eq!(inside, within == x);
+            }
         }
     }
 

@@ -16,6 +16,7 @@
 //! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
+//! | index, distance and domain of a table's argument | [`Digits`] |
 //! | products of secrets | [`Product`], [`CrossTerm`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
@@ -32,6 +33,7 @@
 mod compare;
 mod convert;
 mod cost;
+mod digits;
 pub mod lookup;
 mod product;
 mod relu;
@@ -45,6 +47,7 @@ pub use self::{
     compare::{Equal, Greater, Msb, Radix},
     convert::{Multiplex, ToRing, multiplexers},
     cost::Cost,
+    digits::{Digits, Parts},
     product::{
         Combination, Combine, CrossTerm, MAX_WIDTH, Product, combinations, combinations_cost,
     },

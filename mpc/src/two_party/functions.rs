@@ -7,7 +7,9 @@ use marill_numeric::{
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Piecewise, Tail},
 };
 use marill_ot::Source;
-use marill_two_party::{Bits, Combination, Combine, Party, Radix, Truncate, lookup::Table};
+use marill_two_party::{
+    Bits, Combination, Combine, Digits, Parts, Party, Radix, Truncate, lookup::Table,
+};
 
 use crate::{
     error::ProtocolResult,
@@ -58,21 +60,19 @@ pub(super) fn linear<C: Channel, S: Source>(
     x: &RingTensor,
     out_bits: u32,
 ) -> ProtocolResult<RingTensor> {
-    let low = table.low_bits;
-    let above = ARGUMENT_BITS - low;
-    let start = public(gates, table.start as u64);
-    let shifted: Vec<u64> = x.data.iter().map(|v| v.wrapping_sub(start)).collect();
-    // z = floor((x - start) / 2^low): the index and what lies above it.
-    let index = gates.truncate(floor(ARGUMENT_BITS, low, above), &shifted)?;
-    let rest = above - INDEX_BITS;
-    let outside = gates.truncate(floor(above, INDEX_BITS, rest), &index)?;
-    // Inside the domain nothing lies above the index.
-    let inside = gates.is_zero(rest, &outside)?;
-    // d = (x - start) - 2^low·z.
-    let distance = shifted.iter().zip(&index);
-    let distance: Vec<u64> = distance
-        .map(|(x, index)| x.wrapping_sub(index << low))
-        .collect();
+    let start = table.start as u64;
+    let offset = public(gates, start);
+    let shifted: Vec<u64> = x.data.iter().map(|v| v.wrapping_sub(offset)).collect();
+    let digits = Digits {
+        bits: ARGUMENT_BITS,
+        low: table.low_bits,
+        index: INDEX_BITS,
+        to: LINE_BITS,
+        // Of the argument itself.
+        sign: (table.tail != Tail::Zero).then_some(start),
+        radix: Radix::Four,
+    };
+    let parts = gates.digits(digits, &shifted)?;
     let entries = |of: &[i64], added: i64| -> Vec<u64> {
         of.iter()
             .map(|v| (v + added) as u64 & low_mask(LINE_BITS))
@@ -83,10 +83,10 @@ pub(super) fn linear<C: Channel, S: Source>(
         entries,
         out_bits: LINE_BITS,
     });
-    let [value, slope] = <[_; 2]>::try_from(gates.lookup(INDEX_BITS, &tables, &index)?)
+    let [value, slope] = <[_; 2]>::try_from(gates.lookup(INDEX_BITS, &tables, &parts.index)?)
         .expect("one result per table");
     // value + slope·d, with the bias that keeps it positive.
-    let product = gates.product(LINE_BITS, &slope, &distance)?;
+    let product = gates.product(LINE_BITS, &slope, &parts.distance)?;
     let line = value.iter().zip(&product);
     let line: Vec<u64> = line.map(|(v, p)| v.wrapping_add(*p)).collect();
     let frac_bits = table.slope_frac_bits;
@@ -95,7 +95,7 @@ pub(super) fn linear<C: Channel, S: Source>(
     let bias = public(gates, (table.bias >> frac_bits) as u64);
     let mut line = gates.truncate(half_up, &line)?;
     line.iter_mut().for_each(|v| *v = v.wrapping_sub(bias));
-    let data = with_tail(gates, table.tail, x, &inside, &line, out_bits)?;
+    let data = with_tail(gates, table.tail, x, &parts, &line, out_bits)?;
     Ok(RingTensor::new(x.rows, x.cols, out_bits, data))
 }
 
@@ -104,20 +104,19 @@ fn with_tail<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
     tail: Tail,
     x: &RingTensor,
-    inside: &Bits,
+    parts: &Parts,
     line: &[u64],
     bits: u32,
 ) -> ProtocolResult<Vec<u64>> {
     let line = Choice {
         bits,
-        bit: inside,
+        bit: &parts.inside,
         values: line,
     };
-    if tail == Tail::Zero {
+    let Some(negative) = &parts.negative else {
         return Ok(gates.choose(&[line])?.remove(0));
-    }
-    let negative = gates.msb(ARGUMENT_BITS, &x.data)?;
-    let positive = negated(gates, negative);
+    };
+    let positive = negated(gates, negative.clone());
     let add = |a: Vec<u64>, b: &[u64]| -> Vec<u64> {
         a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
     };

@@ -7,8 +7,8 @@ use std::ops::AddAssign;
 use marill_net::Channel;
 use marill_ot::{Phase, Source, stock::Needs};
 use marill_two_party::{
-    Bits, Combine, Cost, Equal, Greater, Msb, Multiplex, OtError, Party, Product, Radix, Session,
-    ToRing, Truncate, combinations, combinations_cost, lookup,
+    Bits, Combine, Cost, Digits, Greater, Msb, Multiplex, OtError, Parts, Party, Product, Radix,
+    Session, ToRing, Truncate, combinations, combinations_cost, lookup,
     lookup::{OneHots, SharedBits, Table},
     multiplexers,
 };
@@ -157,20 +157,19 @@ impl<C: Channel, S: Source> Gates<C, S> {
         )
     }
 
-    /// XOR shares of whether shared values are zero.
-    pub(super) fn is_zero(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
+    /// The parts of shared values that look a table up.
+    pub(super) fn digits(&mut self, protocol: Digits, shares: &[u64]) -> ProtocolResult<Parts> {
         let n = shares.len();
-        let protocol = Equal { bits, radix: RADIX };
-        // x_0 = -x_1.
-        let own: Vec<u64> = match self.party() {
-            Party::E0 => shares.to_vec(),
-            Party::E1 => shares.iter().map(|v| v.wrapping_neg()).collect(),
-        };
         self.run(
-            |session| protocol.run(session, &masked(&own, bits)),
+            |session| protocol.run(session, shares),
             |count| {
                 count.add(protocol.cost(n), &protocol.needs(n));
-                Bits::zeros(n)
+                Parts {
+                    index: vec![0; n],
+                    distance: vec![0; n],
+                    inside: Bits::zeros(n),
+                    negative: protocol.sign.map(|_| Bits::zeros(n)),
+                }
             },
         )
     }

@@ -3,7 +3,7 @@
 use marill_net::Channel;
 use marill_ot::{
     Bits, Needs, Session, Source,
-    transfer::{And, and},
+    transfer::{And, Cot, together},
 };
 
 use super::{
@@ -91,6 +91,12 @@ impl Plan {
         self.segments.iter().map(|segment| segment.bits).sum()
     }
 
+    /// Levels until each of the first `segments` trees is one node.
+    pub(crate) fn depth(&self, segments: usize) -> usize {
+        let longest = self.lengths[..segments].iter().max();
+        longest.map_or(0, |longest| longest.next_power_of_two().ilog2() as usize)
+    }
+
     /// Widths of the strings of each level's ANDs, in order.
     fn levels(&self) -> Vec<Vec<u8>> {
         let mut lengths = self.lengths.clone();
@@ -120,11 +126,21 @@ impl Plan {
     }
 
     pub(crate) fn cost(&self, n: usize) -> Cost {
+        self.cost_with(n, 0, &[])
+    }
+
+    /// [`Self::cost`] where the levels from `from` on carry that many more bits per instance and
+    /// party.
+    pub(crate) fn cost_with(&self, n: usize, from: usize, more: &[[usize; 2]]) -> Cost {
         let mut cost = Cost::none();
         leaf::add_cost(&self.digits, n, &mut cost);
-        for level in self.levels() {
-            let bits: usize = level.iter().map(|width| n * (1 + *width as usize)).sum();
-            cost.exchange([bits, bits]);
+        let levels = self.levels();
+        for i in 0..levels.len().max(from + more.len()) {
+            let widths = levels.get(i).into_iter().flatten();
+            let bits: usize = widths.map(|width| 1 + *width as usize).sum();
+            let more = i.checked_sub(from).and_then(|i| more.get(i));
+            let more = more.copied().unwrap_or_default();
+            cost.exchange(more.map(|more| n * (bits + more)));
         }
         cost
     }
@@ -135,34 +151,54 @@ impl Plan {
         session: &mut Session<C, S>,
         own: &[u64],
     ) -> Run<Vec<Root>> {
-        session.ensure(&self.needs(own.len()))?;
-        let planes = Bits::planes(own, self.bits());
-        let mut nodes = leaf::leaves(session, &self.digits, &planes)?.into_iter();
-        let mut trees: Vec<Vec<Node>> = self
-            .lengths
-            .iter()
-            .map(|length| nodes.by_ref().take(*length).collect())
-            .collect();
+        self.run_on(session, &Bits::planes(own, self.bits()))
+    }
+
+    /// A root per segment, of values that are given bit by bit, one segment's after the other's.
+    pub(crate) fn run_on<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        planes: &[Bits],
+    ) -> Run<Vec<Root>> {
+        session.ensure(&self.needs(planes[0].n()))?;
+        let mut trees = self.leaves(session, planes)?;
         while trees.iter().any(|tree| tree.len() > 1) {
-            self.level(session, &mut trees)?;
+            self.level(session, &mut trees, Vec::new(), &[])?;
         }
         let roots = trees.into_iter().map(|mut tree| tree.remove(0));
         Ok(roots.collect())
     }
 
-    /// Combines neighbors in all trees, in one round.
-    fn level<C: Channel, S: Source>(
+    /// The digits' nodes, segment by segment.
+    pub(crate) fn leaves<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        planes: &[Bits],
+    ) -> Run<Vec<Vec<Node>>> {
+        let mut nodes = leaf::leaves(session, &self.digits, planes)?.into_iter();
+        let trees = self.lengths.iter();
+        Ok(trees
+            .map(|length| nodes.by_ref().take(*length).collect())
+            .collect())
+    }
+
+    /// Combines neighbors in all trees, in one round, and in the same round what else is asked for.
+    pub(crate) fn level<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         trees: &mut [Vec<Node>],
-    ) -> Run<()> {
+        ands: Vec<And<'_>>,
+        cots: &[Cot<'_>],
+    ) -> Run<(Vec<Vec<Bits>>, Vec<Vec<u64>>)> {
         let mut operations = Vec::new();
         for (tree, segment) in trees.iter().zip(&self.segments) {
             for (pair, nodes) in tree.chunks_exact(2).enumerate() {
                 operations.push(nodes[1].over(&nodes[0], segment.keeps_equal(pair)));
             }
         }
-        let mut products = and(session, "tree", &operations)?.into_iter();
+        operations.extend(ands);
+        let (products, sums) = together(session, "tree", &operations, cots)?;
+        let mut products = products.into_iter();
         for (tree, segment) in trees.iter_mut().zip(&self.segments) {
             let odd = (tree.len() % 2 == 1).then(|| tree.pop().expect("odd, so not empty"));
             let mut next: Vec<Node> = Vec::with_capacity(tree.len() / 2 + 1);
@@ -173,7 +209,7 @@ impl Plan {
             next.extend(odd);
             *tree = next;
         }
-        Ok(())
+        Ok((products.collect(), sums))
     }
 }
 

@@ -2,6 +2,7 @@
 //! the longest chain of messages.
 
 mod bounded;
+mod digits;
 mod tables;
 mod world;
 
