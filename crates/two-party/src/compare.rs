@@ -2,7 +2,8 @@
 //!
 //! # Functionality
 //! E0 has `x`, E1 has `y`, both of `bits` bits; they get XOR shares of `1{x > y}` ([`Greater`]), of
-//! `1{x = y}` ([`Equal`]), or, of an additively shared value, of its sign bit ([`Msb`]).
+//! `1{x = y}` ([`Equal`]), or, of an additively shared value, of its sign bit ([`Msb`]); several
+//! comparisons share their rounds ([`Comparisons`]).
 //!
 //! # Construction
 //! Both split their values into digits of 2 or 4 bits. A leaf gives shares of `greater` and `equal`
@@ -111,6 +112,52 @@ impl Equal {
     ) -> Result<Bits, OtError> {
         let root = self.plan().run(session, own)?.remove(0);
         Ok(root.equal.expect("asked for"))
+    }
+
+    #[must_use]
+    pub fn needs(&self, n: usize) -> Needs {
+        self.plan().needs(n)
+    }
+
+    #[must_use]
+    pub fn cost(&self, n: usize) -> Cost {
+        self.plan().cost(n)
+    }
+}
+
+/// Several comparisons `x > y` of an instance, of a width each, in the rounds of the widest.
+#[derive(Debug, Clone)]
+pub struct Comparisons {
+    pub widths: Vec<u32>,
+    pub radix: Radix,
+}
+
+impl Comparisons {
+    fn plan(&self) -> Plan {
+        let segments: Vec<Segment> = self.widths.iter().map(|b| Segment::greater(*b)).collect();
+        Plan::new(self.radix, &segments)
+    }
+
+    /// XOR shares of `x > y` of each comparison; each party gives its own values, comparison by
+    /// comparison.
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When there are not values for every comparison.
+    pub fn run<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        own: &[Vec<u64>],
+    ) -> Result<Vec<Bits>, OtError> {
+        assert_eq!(own.len(), self.widths.len(), "values for every comparison");
+        let parts = own.iter().zip(&self.widths);
+        let planes: Vec<Bits> = parts
+            .flat_map(|(own, bits)| Bits::planes(own, *bits))
+            .collect();
+        let roots = self.plan().run_on(session, &planes)?.into_iter();
+        Ok(roots.map(|root| root.greater.expect("asked for")).collect())
     }
 
     #[must_use]

@@ -175,11 +175,28 @@ pub fn multiplexers<C: Channel, S: Source>(
     session: &mut Session<C, S>,
     list: &[(Multiplex, &Bits, &[u64])],
 ) -> Result<Vec<Vec<u64>>, OtError> {
+    let [_, chosen] = conversions(session, &[], list)?;
+    Ok(chosen)
+}
+
+/// [`ToRing::run`] of each bit and [`Multiplex::run`] of each choice, all in one round.
+///
+/// # Errors
+/// Those of [`Session`].
+pub fn conversions<C: Channel, S: Source>(
+    session: &mut Session<C, S>,
+    bits: &[(ToRing, &Bits)],
+    list: &[(Multiplex, &Bits, &[u64])],
+) -> Result<[Vec<Vec<u64>>; 2], OtError> {
+    let own: Vec<Vec<u64>> = bits.iter().map(|(to, bit)| to.values(bit)).collect();
     let signed = list
         .iter()
         .map(|(multiplex, bit, values)| multiplex.signed(bit, values));
     let signed: Vec<Vec<u64>> = signed.collect();
-    let mut operations = Vec::with_capacity(2 * list.len());
+    let mut operations = Vec::with_capacity(bits.len() + 2 * list.len());
+    for ((to_ring, bit), own) in bits.iter().zip(&own) {
+        operations.extend(to_ring.cots(session, bit, own));
+    }
     for ((multiplex, bit, _), signed) in list.iter().zip(&signed) {
         let bits = multiplex.bits;
         let send = Cot {
@@ -192,18 +209,42 @@ pub fn multiplexers<C: Channel, S: Source>(
         };
         operations.extend(at_first(session, [send, choose], [choose, send]));
     }
-    let shares = cots(session, "multiplexer", &operations)?;
-    let results = list.iter().zip(shares.chunks_exact(2));
-    Ok(results
-        .map(|((multiplex, bit, values), products)| {
-            let own = values.iter().enumerate();
-            let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
-            let products = products[0].iter().zip(&products[1]);
-            own.zip(products)
-                .map(|(own, (a, b))| {
-                    own.wrapping_add(*a).wrapping_add(*b) & low_mask(multiplex.bits)
-                })
-                .collect()
-        })
-        .collect())
+    let mut shares = cots(session, "bits and ring", &operations)?;
+    let chosen = shares.split_off(shares.len() - 2 * list.len());
+    let mut shares = shares.chunks(1);
+    let converted = bits.iter().zip(&own).map(|((to_ring, _), own)| {
+        let sent = to_ring.bits > 1;
+        let products = if sent { shares.next() } else { None };
+        to_ring.finish(own, products.unwrap_or_default())
+    });
+    let converted = converted.collect();
+    let results = list.iter().zip(chosen.chunks_exact(2));
+    let results = results.map(|((multiplex, bit, values), products)| {
+        let own = values.iter().enumerate();
+        let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
+        let products = products[0].iter().zip(&products[1]);
+        let mask = low_mask(multiplex.bits);
+        own.zip(products)
+            .map(|(own, (a, b))| own.wrapping_add(*a).wrapping_add(*b) & mask)
+            .collect()
+    });
+    Ok([converted, results.collect()])
+}
+
+/// What [`conversions`] sends, of so many instances each.
+#[must_use]
+pub fn conversions_cost(bits: &[(ToRing, usize)], list: &[(Multiplex, usize)]) -> Cost {
+    let mut sent = [0; 2];
+    for (to_ring, n) in bits {
+        for (sent, bits) in sent.iter_mut().zip(to_ring.message_bits()) {
+            *sent += n * bits;
+        }
+    }
+    for (multiplex, n) in list {
+        let bits = n * (multiplex.bits as usize + 1);
+        sent = sent.map(|sent| sent + bits);
+    }
+    let mut cost = Cost::none();
+    cost.exchange(sent);
+    cost
 }

@@ -11,8 +11,9 @@
 //! | protocol | type |
 //! |---|---|
 //! | `x > y`, `x = y` of the parties' own values | [`Greater`], [`Equal`] |
+//! | several comparisons in the rounds of one | [`Comparisons`] |
 //! | the sign bit | [`Msb`] |
-//! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`] |
+//! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`], [`conversions`] |
 //! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
@@ -44,8 +45,8 @@ use marill_ot::Source;
 pub use marill_ot::{Bits, Needs, OtError, Party, Session};
 
 pub use self::{
-    compare::{Equal, Greater, Msb, Radix},
-    convert::{Multiplex, ToRing, multiplexers},
+    compare::{Comparisons, Equal, Greater, Msb, Radix},
+    convert::{Multiplex, ToRing, conversions, conversions_cost, multiplexers},
     cost::Cost,
     digits::{Digits, Parts},
     product::{

@@ -7,9 +7,7 @@ use marill_numeric::{
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Piecewise, Tail},
 };
 use marill_ot::Source;
-use marill_two_party::{
-    Bits, Combination, Combine, Digits, Parts, Party, Radix, Truncate, lookup::Table,
-};
+use marill_two_party::{Bits, Digits, Parts, Party, Radix, Truncate, lookup::Table};
 
 use crate::{
     error::ProtocolResult,
@@ -39,15 +37,15 @@ fn negated<C: Channel, S: Source>(gates: &Gates<C, S>, bits: Bits) -> Bits {
     }
 }
 
-/// A truncation to below, of values whose ring has no room to spare.
-fn floor(from: u32, shift: u32, to: u32) -> Truncate {
-    Truncate {
-        from,
-        shift,
-        to,
-        added: 0,
-        radix: Radix::Four,
-    }
+/// What a party compares for the carry out of the low `bits` bits of two shares: E0's share is
+/// above what E1's lacks to the next multiple.
+fn carry_input<C: Channel, S: Source>(gates: &Gates<C, S>, bits: u32, shares: &[u64]) -> Vec<u64> {
+    let mask = low_mask(bits);
+    let flip = match gates.party() {
+        Party::E0 => 0,
+        Party::E1 => mask,
+    };
+    shares.iter().map(|share| (share & mask) ^ flip).collect()
 }
 
 /// [`marill_numeric::functions::linear`] of each element, modulo `2^out_bits`.
@@ -72,6 +70,7 @@ pub(super) fn linear<C: Channel, S: Source>(
         sign: (table.tail != Tail::Zero).then_some(start),
         radix: Radix::Four,
     };
+    // All that the argument's bits say, in one comparison.
     let parts = gates.digits(digits, &shifted)?;
     let entries = |of: &[i64], added: i64| -> Vec<u64> {
         of.iter()
@@ -123,13 +122,14 @@ fn with_tail<C: Channel, S: Source>(
     match tail {
         Tail::Step { low, high } => {
             // low + (high - low)·[x >= 0].
-            let mut step = gates.ring_shares(bits, &positive)?;
+            // Both in one round.
+            let [mut step, mut line] = gates.convert(&[(bits, &positive)], &[line])?;
+            let mut step = step.remove(0);
             let base = public(gates, low as u64);
             let height = (high - low) as u64;
             step.iter_mut()
                 .for_each(|v| *v = v.wrapping_mul(height).wrapping_add(base));
-            let line = gates.choose(&[line])?.remove(0);
-            Ok(add(line, &step))
+            Ok(add(line.remove(0), &step))
         }
         _ => {
             // x·[x >= 0].
@@ -168,8 +168,6 @@ struct Search<'a> {
     /// The shifts in order, each with the first argument that it applies to; the first applies
     /// below as well.
     shifts: Vec<(u64, u32)>,
-    /// Width of a shifted argument, with room for a sign extension.
-    reduced_bits: u32,
 }
 
 impl<'a> Search<'a> {
@@ -178,13 +176,10 @@ impl<'a> Search<'a> {
         let run = n.isqrt().max(2);
         let runs = n.div_ceil(run);
         let mut shifts: Vec<(u64, u32)> = Vec::new();
-        let mut most = 0;
-        for (j, (&threshold, &shift)) in table.threshold.iter().zip(&table.shift).enumerate() {
+        for (&threshold, &shift) in table.threshold.iter().zip(&table.shift) {
             if shifts.last().is_none_or(|(_, last)| *last != shift) {
                 shifts.push((threshold, shift));
             }
-            let end = table.threshold.get(j + 1).copied().unwrap_or(table.end);
-            most = most.max((end - 1) >> shift);
         }
         Self {
             table,
@@ -192,8 +187,13 @@ impl<'a> Search<'a> {
             runs,
             index_bits: (run * runs - 1).ilog2() + 1,
             shifts,
-            reduced_bits: most.ilog2() + 3,
         }
+    }
+
+    /// In how many bits a wrap shows, `2^(ring - shift)` modulo `2^64`, at the largest shift.
+    fn wrap_bits(&self) -> u32 {
+        let largest = self.shifts.iter().map(|(_, shift)| *shift).max();
+        (64 + largest.unwrap_or(0) - self.table.ring_bits).max(1)
     }
 
     /// The threshold of an interval; behind the last one what no argument reaches.
@@ -210,43 +210,32 @@ impl<'a> Search<'a> {
     }
 }
 
-/// `n` bits of a plane from bit `n · at` on.
-fn part(bits: &Bits, at: usize, n: usize) -> Bits {
-    Bits::from_fn(n, |i| bits.get(n * at + i))
+/// What is known of arguments before their intervals are: by run, by class of shifts, or once for
+/// each.
+struct First {
+    /// Whether the run was reached, modulo `2^ring_bits`; all but the lowest.
+    in_run: Vec<Vec<u64>>,
+    /// Whether a shift's first argument was reached; all but the lowest.
+    at_shift: Vec<Bits>,
+    /// The argument shifted so far, modulo `2^64`.
+    shifted: Vec<Vec<u64>>,
 }
 
 /// [`marill_numeric::functions::piecewise`] of each element, modulo `2^64`.
 ///
 /// The interval is found in two steps, by the square root of their number each: comparison with the
 /// first threshold of every run, then with the thresholds of the run that it is in, which are
-/// public sums of the first step's bits. A lookup gives slope and intercept.
+/// public sums of the first step's bits. A lookup gives slope and intercept. All shifts of the
+/// argument are made with the first step, and one is chosen with the second.
 pub(super) fn piecewise<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
     s: &RingTensor,
     table: &Piecewise,
 ) -> ProtocolResult<RingTensor> {
     let search = Search::new(table);
-    let bits = table.ring_bits;
-    let n = s.data.len();
-    // First of the runs but the lowest, and where other shifts begin.
-    let runs = (1..search.runs).map(|run| search.threshold(run * search.run));
-    let begins = search.shifts[1..].iter().map(|(first, _)| *first);
-    let public_thresholds: Vec<u64> = runs.chain(begins).collect();
-    let differences = public_thresholds.iter().flat_map(|threshold| {
-        let threshold = public(gates, *threshold);
-        s.data.iter().map(move |v| v.wrapping_sub(threshold))
-    });
-    // s >= t where s - t is not negative.
-    let below = gates.msb(bits, &differences.collect::<Vec<_>>())?;
-    let reached = negated(gates, below);
-    let run_bits = (search.runs - 1) * n;
-    let in_run = Bits::from_fn(run_bits, |i| reached.get(i));
-    let in_run = gates.ring_shares(bits, &in_run)?;
-    let at_shift: Vec<Bits> = (0..search.shifts.len() - 1)
-        .map(|k| part(&reached, search.runs - 1 + k, n))
-        .collect();
-    let index = interval(gates, s, &search, &in_run)?;
-    let reduced = reduced(gates, s, &search, &at_shift)?;
+    // The interval, and the argument as its line takes it.
+    let first = first(gates, s, &search)?;
+    let (index, reduced) = second(gates, s, &search, &first)?;
     // intercept[j] + slope[j]·(s >> shift[j]).
     let columns = [&table.intercept, &table.slope].map(|of| search.entries(of));
     let tables = columns.each_ref().map(|entries| Table {
@@ -262,148 +251,171 @@ pub(super) fn piecewise<C: Channel, S: Source>(
     Ok(RingTensor::new(s.rows, s.cols, 64, data))
 }
 
-/// Shares of the interval's number, given which runs were reached.
-fn interval<C: Channel, S: Source>(
+/// Runs, classes and shifted arguments: one comparison and a round.
+fn first<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
     s: &RingTensor,
     search: &Search<'_>,
-    in_run: &[u64],
-) -> ProtocolResult<Vec<u64>> {
+) -> ProtocolResult<First> {
+    let ring = search.table.ring_bits;
+    let mask = low_mask(ring);
+    let own: Vec<u64> = s.data.iter().map(|v| v & mask).collect();
+    // First of the runs but the lowest, and where other shifts begin.
+    let runs = (1..search.runs).map(|run| search.threshold(run * search.run));
+    let begins = search.shifts[1..].iter().map(|(begin, _)| *begin);
+    let differences: Vec<Vec<u64>> = runs
+        .chain(begins)
+        .map(|threshold| {
+            let threshold = public(gates, threshold);
+            own.iter().map(|v| v.wrapping_sub(threshold)).collect()
+        })
+        .collect();
+    let mut list = signs(gates, ring, &differences);
+    // The carry out of each shift's low bits. The shares of what is positive wrap if one of their
+    // top bits is set: both are where these carry.
+    let shifts = search.shifts.iter().map(|(_, shift)| *shift);
+    let shifts: Vec<u32> = shifts.filter(|shift| *shift > 0).collect();
+    list.extend(
+        shifts
+            .iter()
+            .map(|bits| (*bits, carry_input(gates, *bits, &own))),
+    );
+    let top: Vec<u64> = own.iter().map(|v| v >> (ring - 1)).collect();
+    list.push((1, carry_input(gates, 1, &top)));
+    // Thresholds, low bits and top bits, in one comparison.
+    let mut bits = gates.compare(list)?;
+    let mut carries = bits.split_off(differences.len());
+    let wrap = carries.pop().expect("the last");
+    let wrap = &wrap ^ &Bits::from_fn(top.len(), |i| top[i]);
+    let mut reached = reached(gates, ring, &differences, &bits);
+    let at_shift = reached.split_off(search.runs - 1);
+    // Runs, carries and wraps in their rings, in one round.
+    let wrap_bits = search.wrap_bits();
+    let mut list: Vec<(u32, &Bits)> = reached.iter().map(|bit| (ring, bit)).collect();
+    list.extend(carries.iter().map(|bit| (64, bit)));
+    list.push((wrap_bits, &wrap));
+    let [mut in_run, _] = gates.convert(&list, &[])?;
+    let mut carries = in_run.split_off(reached.len());
+    let wraps = carries.pop().expect("the last");
+    let mut carries = carries.into_iter();
+    let shifted = search.shifts.iter().map(|(_, shift)| {
+        let carry = if *shift == 0 { None } else { carries.next() };
+        let above = ring - shift;
+        // (s_b >> shift) + carry - wrap·2^(ring - shift).
+        let of = |i: usize| {
+            let carry = carry.as_ref().map_or(0, |carry| carry[i]);
+            let wrap = wraps[i].checked_shl(above).unwrap_or(0);
+            (own[i] >> shift).wrapping_add(carry).wrapping_sub(wrap)
+        };
+        (0..own.len()).map(of).collect()
+    });
+    let shifted = shifted.collect();
+    Ok(First {
+        in_run,
+        at_shift,
+        shifted,
+    })
+}
+
+/// What is compared for the signs of these values.
+fn signs<C: Channel, S: Source>(
+    gates: &Gates<C, S>,
+    bits: u32,
+    values: &[Vec<u64>],
+) -> Vec<(u32, Vec<u64>)> {
+    let low = bits - 1;
+    let inputs = values.iter().map(|v| (low, carry_input(gates, low, v)));
+    inputs.collect()
+}
+
+/// Which values are not negative, given the carries into their sign bits.
+fn reached<C: Channel, S: Source>(
+    gates: &Gates<C, S>,
+    bits: u32,
+    values: &[Vec<u64>],
+    carries: &[Bits],
+) -> Vec<Bits> {
+    let pairs = values.iter().zip(carries);
+    pairs
+        .map(|(values, carry)| {
+            let top = Bits::from_fn(values.len(), |i| values[i] >> (bits - 1));
+            negated(gates, &top ^ carry)
+        })
+        .collect()
+}
+
+/// Shares of the interval's number, and of the argument shifted as its interval says.
+fn second<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    s: &RingTensor,
+    search: &Search<'_>,
+    first: &First,
+) -> ProtocolResult<(Vec<u64>, Vec<u64>)> {
     let n = s.data.len();
-    // The k-th threshold of the run: that of the lowest, and what each reached run adds.
-    let mut differences = Vec::with_capacity((search.run - 1) * n);
-    for k in 1..search.run {
-        let lowest = public(gates, search.threshold(k));
-        for (i, v) in s.data.iter().enumerate() {
-            let mut threshold = lowest;
-            for run in 1..search.runs {
-                let step = search
-                    .threshold(run * search.run + k)
-                    .wrapping_sub(search.threshold((run - 1) * search.run + k));
-                let reached = in_run[(run - 1) * n + i];
-                threshold = threshold.wrapping_add(step.wrapping_mul(reached));
-            }
-            differences.push(v.wrapping_sub(threshold));
-        }
-    }
-    let below = gates.msb(search.table.ring_bits, &differences)?;
-    let reached = negated(gates, below);
+    let bits = search.table.ring_bits;
+    let differences: Vec<Vec<u64>> = (1..search.run)
+        .map(|k| difference(gates, s, search, &first.in_run, k))
+        .collect();
+    // Which thresholds of the run were reached: the second comparison.
+    let carries = gates.compare(signs(gates, bits, &differences))?;
+    let reached = reached(gates, bits, &differences, &carries);
+    let classes = classes(gates, &first.at_shift, n);
+    let choices = classes.iter().zip(&first.shifted);
+    let choices: Vec<Choice<'_>> = choices
+        .map(|(bit, values)| Choice {
+            bits: 64,
+            bit,
+            values,
+        })
+        .collect();
+    let list: Vec<_> = reached.iter().map(|bit| (search.index_bits, bit)).collect();
+    // These in the index's ring, and the shift of the argument's class, in one round.
+    let [inner, chosen] = gates.convert(&list, &choices)?;
     // j = run·Σ reached runs + Σ reached in the run.
-    let inner = gates.ring_shares(search.index_bits, &reached)?;
     let mut index = vec![0u64; n];
-    for (steps, weight) in [(in_run, search.run as u64), (&inner[..], 1)] {
-        for row in steps.chunks_exact(n.max(1)) {
+    for (steps, weight) in [(&first.in_run, search.run as u64), (&inner, 1)] {
+        for row in steps {
             let sums = index.iter_mut().zip(row);
             sums.for_each(|(sum, v)| *sum = sum.wrapping_add(v.wrapping_mul(weight)));
         }
     }
-    Ok(index)
-}
-
-/// The argument shifted as its interval says, modulo `2^64`: all shifts are made, in one round of
-/// comparisons, and one is chosen.
-fn reduced<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
-    s: &RingTensor,
-    search: &Search<'_>,
-    at_shift: &[Bits],
-) -> ProtocolResult<Vec<u64>> {
-    let n = s.data.len();
-    let bits = search.reduced_bits;
-    let classes = search.shifts.len();
-    let own: Vec<u64> = {
-        let mask = low_mask(search.table.ring_bits);
-        s.data.iter().map(|v| v & mask).collect()
-    };
-    let carries = carries(gates, search, &own)?;
-    let wraps = wraps(gates, search, &own)?;
-    let mut all = Vec::with_capacity(classes * n);
-    for (class, (_, shift)) in search.shifts.iter().enumerate() {
-        let above = search.table.ring_bits - shift;
-        // (s_b >> shift) + carry - wrap·2^(ring - shift).
-        all.extend((0..n).map(|i| {
-            let wrap = wraps[i].checked_shl(above).unwrap_or(0);
-            (own[i] >> shift)
-                .wrapping_add(carries[class * n + i])
-                .wrapping_sub(wrap)
-        }));
-    }
-    // The argument lies in a class if it reached its beginning and not the next one's.
-    let whole = negated(gates, Bits::zeros(n));
-    let none = Bits::zeros(n);
-    let reached = |class: usize| match class {
-        0 => &whole,
-        k if k < classes => &at_shift[k - 1],
-        _ => &none,
-    };
-    let classes: Vec<Bits> = (0..classes)
-        .map(|class| reached(class) ^ reached(class + 1))
-        .collect();
-    let choices: Vec<Choice<'_>> = classes
-        .iter()
-        .zip(all.chunks_exact(n.max(1)))
-        .map(|(bit, values)| Choice { bits, bit, values })
-        .collect();
-    let mut sums = vec![0u64; n];
-    for part in gates.choose(&choices)? {
-        let sums = sums.iter_mut().zip(part);
+    // All but one of the choices are shares of zero.
+    let mut reduced = vec![0u64; n];
+    for part in chosen {
+        let sums = reduced.iter_mut().zip(part);
         sums.for_each(|(sum, part)| *sum = sum.wrapping_add(part));
     }
-    // Extended to the ring of the product.
-    gates.truncate(floor(bits, 0, 64), &sums)
+    Ok((index, reduced))
 }
 
-/// Shares of the carry out of each shift's low bits, class by class: E0's share above what E1's
-/// lacks to the next multiple.
-fn carries<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
+/// The arguments less the `k`-th threshold of their run: that of the lowest, and what each reached
+/// run adds.
+fn difference<C: Channel, S: Source>(
+    gates: &Gates<C, S>,
+    s: &RingTensor,
     search: &Search<'_>,
-    own: &[u64],
-) -> ProtocolResult<Vec<u64>> {
-    let first = gates.party() == Party::E0;
-    let low = search.shifts.iter().flat_map(|(_, shift)| {
-        let mask = low_mask(*shift);
-        let flip = if first { 0 } else { mask };
-        own.iter().map(move |v| (v & mask) ^ flip)
-    });
-    let low: Vec<u64> = low.collect();
-    let widest = search.shifts.iter().map(|(_, shift)| *shift).max();
-    match widest.unwrap_or(0) {
-        0 => Ok(vec![0; low.len()]),
-        bits => {
-            let carry = gates.greater(bits, &low)?;
-            gates.ring_shares(search.reduced_bits, &carry)
-        }
+    in_run: &[Vec<u64>],
+    k: usize,
+) -> Vec<u64> {
+    let lowest = public(gates, search.threshold(k));
+    let mut differences: Vec<u64> = s.data.iter().map(|v| v.wrapping_sub(lowest)).collect();
+    for (before, reached) in in_run.iter().enumerate() {
+        let own = search.threshold((before + 1) * search.run + k);
+        let step = own.wrapping_sub(search.threshold(before * search.run + k));
+        let pairs = differences.iter_mut().zip(reached);
+        pairs.for_each(|(v, reached)| *v = v.wrapping_sub(step.wrapping_mul(*reached)));
     }
+    differences
 }
 
-/// Shares of whether the shares of a positive argument wrap: if one of their top bits is set.
-/// Zeros where no shifted argument would show it.
-fn wraps<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
-    search: &Search<'_>,
-    own: &[u64],
-) -> ProtocolResult<Vec<u64>> {
-    let ring = search.table.ring_bits;
-    let bits = search.reduced_bits;
-    let shows = |(_, shift): &(u64, u32)| ring - shift < bits;
-    if !search.shifts.iter().any(shows) {
-        return Ok(vec![0; own.len()]);
-    }
-    let top: Vec<u64> = own.iter().map(|v| v >> (ring - 1)).collect();
-    let shape = Combination {
-        chooser: Party::E1,
-        bits,
-        chooser_bits: 1,
-        signed: false,
-        count: 1,
-        width: 1,
-    };
-    let list = top.chunks(1).map(|own| Combine { shape, own });
-    let both = gates.combine(&list.collect::<Vec<_>>())?;
-    // w = t_0 + t_1 - t_0·t_1.
-    let wraps = top.iter().zip(both);
-    Ok(wraps.map(|(top, both)| top.wrapping_sub(both[0])).collect())
+/// An argument lies in a class if it reached its beginning and not the next one's.
+fn classes<C: Channel, S: Source>(gates: &Gates<C, S>, at_shift: &[Bits], n: usize) -> Vec<Bits> {
+    // Every argument reaches the first class, and none what lies behind the last.
+    let whole = negated(gates, Bits::zeros(n));
+    let none = Bits::zeros(n);
+    let begins: Vec<&Bits> = std::iter::once(&whole).chain(at_shift).collect();
+    let ends = at_shift.iter().chain([&none]);
+    begins.into_iter().zip(ends).map(|(a, b)| a ^ b).collect()
 }
 
 /// The larger of neighbors, level by level, until a row has one value. `bits` must hold the

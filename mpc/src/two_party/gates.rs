@@ -7,10 +7,10 @@ use std::ops::AddAssign;
 use marill_net::Channel;
 use marill_ot::{Phase, Source, stock::Needs};
 use marill_two_party::{
-    Bits, Combine, Cost, Digits, Greater, Msb, Multiplex, OtError, Parts, Party, Product, Radix,
-    Session, ToRing, Truncate, combinations, combinations_cost, lookup,
+    Bits, Combine, Comparisons, Cost, Digits, Msb, Multiplex, OtError, Parts, Party, Product,
+    Radix, Session, ToRing, Truncate, combinations, combinations_cost, conversions,
+    conversions_cost, lookup,
     lookup::{OneHots, SharedBits, Table},
-    multiplexers,
 };
 
 use crate::{
@@ -144,15 +144,17 @@ impl<C: Channel, S: Source> Gates<C, S> {
         )
     }
 
-    /// XOR shares of `x > y` of the parties' own values.
-    pub(super) fn greater(&mut self, bits: u32, own: &[u64]) -> ProtocolResult<Bits> {
-        let n = own.len();
-        let protocol = Greater { bits, radix: RADIX };
+    /// XOR shares of `x > y` of the parties' own values, each comparison with its width.
+    pub(super) fn compare(&mut self, list: Vec<(u32, Vec<u64>)>) -> ProtocolResult<Vec<Bits>> {
+        let n = list.first().map_or(0, |(_, own)| own.len());
+        let (widths, own): (Vec<u32>, Vec<Vec<u64>>) = list.into_iter().unzip();
+        let radix = RADIX;
+        let protocol = Comparisons { widths, radix };
         self.run(
-            |session| protocol.run(session, own),
+            |session| protocol.run(session, &own),
             |count| {
                 count.add(protocol.cost(n), &protocol.needs(n));
-                Bits::zeros(n)
+                vec![Bits::zeros(n); own.len()]
             },
         )
     }
@@ -174,37 +176,42 @@ impl<C: Channel, S: Source> Gates<C, S> {
         )
     }
 
-    pub(super) fn ring_shares(&mut self, bits: u32, share: &Bits) -> ProtocolResult<Vec<u64>> {
-        let n = share.n();
-        let protocol = ToRing { bits };
+    /// Bits to rings of so many bits and bits times values, all in one round.
+    pub(super) fn convert(
+        &mut self,
+        bits: &[(u32, &Bits)],
+        choices: &[Choice<'_>],
+    ) -> ProtocolResult<[Vec<Vec<u64>>; 2]> {
+        let bits: Vec<_> = bits
+            .iter()
+            .map(|(bits, bit)| (ToRing { bits: *bits }, *bit))
+            .collect();
+        let choices: Vec<_> = choices
+            .iter()
+            .map(|choice| (Multiplex { bits: choice.bits }, choice.bit, choice.values))
+            .collect();
         self.run(
-            |session| protocol.run(session, share),
+            |session| conversions(session, &bits, &choices),
             |count| {
-                count.add(protocol.cost(n), &protocol.needs(n));
-                vec![0; n]
+                let rings: Vec<_> = bits.iter().map(|(ring, bit)| (*ring, bit.n())).collect();
+                let chosen = choices.iter().map(|(choice, _, own)| (*choice, own.len()));
+                let chosen: Vec<_> = chosen.collect();
+                let ring_needs = rings.iter().map(|(ring, n)| ring.needs(*n));
+                let needs = ring_needs.chain(chosen.iter().map(|(choice, n)| choice.needs(*n)));
+                needs.for_each(|needs| count.transfers.merge(&needs));
+                count.online += conversions_cost(&rings, &chosen);
+                [
+                    rings.iter().map(|(_, n)| vec![0; *n]).collect(),
+                    chosen.iter().map(|(_, n)| vec![0; *n]).collect(),
+                ]
             },
         )
     }
 
     /// Bits times values, all in one round.
     pub(super) fn choose(&mut self, choices: &[Choice<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
-        let of = |choice: &Choice<'_>| Multiplex { bits: choice.bits };
-        self.run(
-            |session| {
-                let list = choices.iter().map(|c| (of(c), c.bit, c.values));
-                multiplexers(session, &list.collect::<Vec<_>>())
-            },
-            |count| {
-                let mut bits = 0;
-                for choice in choices {
-                    let n = choice.values.len();
-                    count.transfers.merge(&of(choice).needs(n));
-                    bits += n * (choice.bits as usize + 1);
-                }
-                count.online.exchange([bits, bits]);
-                choices.iter().map(|c| vec![0; c.values.len()]).collect()
-            },
-        )
+        let [_, chosen] = self.convert(&[], choices)?;
+        Ok(chosen)
     }
 
     /// One bit times one value, of each.

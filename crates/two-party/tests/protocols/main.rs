@@ -11,8 +11,9 @@ use marill_numeric::{
     integer::{arithmetic_shift, msb, product, relu, relu_truncate, truncate_reduce},
 };
 use marill_two_party::{
-    CrossTerm, Equal, Greater, Msb, Multiplex, Party, Product, Radix, Relu, ReluTruncate, Shift,
-    Sign, ToRing, TruncateReduce, local_truncate_reduce,
+    Comparisons, CrossTerm, Equal, Greater, Msb, Multiplex, Party, Product, Radix, Relu,
+    ReluTruncate, Shift, Sign, ToRing, TruncateReduce, conversions, conversions_cost,
+    local_truncate_reduce,
 };
 use world::{Values, World, bits_of, split, split_bits, sum};
 
@@ -79,6 +80,28 @@ fn comparison_is_exact_at_every_width() {
             let equal = Equal { bits, radix };
             bits_equal!(world, equal, [&x, &y], |i: usize| x[i] == y[i]);
         }
+    }
+}
+
+#[test]
+fn comparisons_of_many_widths_share_their_rounds() {
+    let world = World::new();
+    let widths = vec![1, 63, 7, 1, 16, 64];
+    let n = 500;
+    let radix = Radix::Four;
+    let pairs: Vec<[Vec<u64>; 2]> = widths.iter().map(|bits| Values::pairs(*bits, n)).collect();
+    let own = [0, 1].map(|party| pairs.iter().map(|pair| pair[party].clone()).collect());
+    let own: [Vec<Vec<u64>>; 2] = own;
+    let protocol = Comparisons { widths, radix };
+    let outcome = world.run(&protocol.needs(n), |session| {
+        protocol.run(session, &own[session.party() as usize])
+    });
+    outcome.costs(protocol.cost(n), "comparisons");
+    let widest = Greater { bits: 64, radix };
+    assert_eq!(protocol.cost(n).rounds, widest.cost(n).rounds);
+    for (k, [x, y]) in pairs.iter().enumerate() {
+        let found = &outcome.shares[0][k] ^ &outcome.shares[1][k];
+        assert!((0..n).all(|i| (found.get(i) == 1) == (x[i] > y[i])));
     }
 }
 
@@ -228,6 +251,36 @@ fn a_bit_selects_a_value_or_zero() {
         let sums = sum(&outcome.shares, width);
         assert!((0..1_000).all(|i| sums[i] == values[i] * bits.get(i)));
     }
+}
+
+#[test]
+fn bits_convert_and_choose_in_one_round() {
+    let world = World::new();
+    let n = 1_000;
+    let bits = bits_of(n);
+    let bit_shares = split_bits(&bits);
+    let values = Values::of(37, n);
+    let shares = split(&values, 37);
+    let rings = [1, 9, 64].map(|bits| ToRing { bits });
+    let choice = Multiplex { bits: 37 };
+    let mut needs = choice.needs(n);
+    rings.iter().for_each(|ring| needs.merge(&ring.needs(n)));
+    let outcome = world.run(&needs, |session| {
+        let party = session.party() as usize;
+        let bit = &bit_shares[party];
+        let list = rings.map(|ring| (ring, bit));
+        conversions(session, &list, &[(choice, bit, &shares[party])])
+    });
+    let declared = conversions_cost(&rings.map(|ring| (ring, n)), &[(choice, n)]);
+    outcome.costs(declared, "conversions");
+    assert_eq!(declared.rounds, 1);
+    let [first, second] = &outcome.shares;
+    for (k, ring) in rings.iter().enumerate() {
+        let sums = sum(&[first[0][k].clone(), second[0][k].clone()], ring.bits);
+        assert!((0..n).all(|i| sums[i] == bits.get(i)), "{ring:?}");
+    }
+    let sums = sum(&[first[1][0].clone(), second[1][0].clone()], 37);
+    assert!((0..n).all(|i| sums[i] == values[i] * bits.get(i)));
 }
 
 #[test]
