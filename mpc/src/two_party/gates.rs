@@ -282,22 +282,17 @@ impl<C: Channel, S: Source> Gates<C, S> {
         indices: &[u64],
     ) -> ProtocolResult<Vec<Vec<u64>>> {
         let n = indices.len();
+        let widths: Vec<u32> = tables.iter().map(|table| table.out_bits).collect();
         self.run(
             |session| {
                 // What depends on no input first.
-                let one_hots = OneHots::make(session, bits, n)?;
-                let outputs = tables
-                    .iter()
-                    .map(|table| SharedBits::make(session, table.out_bits, n));
-                let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+                let (one_hots, outputs) = OneHots::make_with(session, bits, &widths, n)?;
                 lookup::lookup(session, tables, &masked(indices, bits), one_hots, outputs)
             },
             |count| {
-                let widths: Vec<u32> = tables.iter().map(|table| table.out_bits).collect();
-                count.offline += OneHots::cost(bits, n);
+                count.offline += OneHots::cost_with(bits, &widths, n);
                 count.transfers.merge(&OneHots::needs(bits, n));
                 for out_bits in &widths {
-                    count.offline += SharedBits::cost(*out_bits, n);
                     count.transfers.merge(&SharedBits::needs(*out_bits, n));
                 }
                 count.online += lookup::cost(bits, &widths, n);

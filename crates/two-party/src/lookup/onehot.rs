@@ -10,7 +10,10 @@ use marill_ot::{
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{Cost, Run};
+use crate::{
+    Cost, Run,
+    lookup::shared_bits::{Making, SharedBits, message_bits},
+};
 
 const STEP: &str = "one-hot vectors";
 
@@ -100,10 +103,26 @@ impl OneHots {
         bits: u32,
         n: usize,
     ) -> Result<Self, OtError> {
+        Ok(Self::make_with(session, bits, &[], n)?.0)
+    }
+
+    /// [`Self::make`] and, in the same rounds, [`SharedBits::make`] of each of these widths.
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    pub fn make_with<C: Channel, S: Source>(
+        session: &mut Session<C, S>,
+        bits: u32,
+        outputs: &[u32],
+        n: usize,
+    ) -> Result<(Self, Vec<SharedBits>), OtError> {
         assert!((2..=14).contains(&bits), "an index of 2 to 14 bits");
-        session.ensure(&Self::needs(bits, n))?;
+        let mut needs = Self::needs(bits, n);
+        let more = outputs.iter().map(|out| SharedBits::needs(*out, n));
+        more.for_each(|more| needs.merge(&more));
+        session.ensure(&needs)?;
         let phase = session.link().enter(Phase::Offline);
-        let made = Self::made(session, bits, n);
+        let made = Self::made(session, bits, outputs, n);
         session.link().enter(phase);
         made
     }
@@ -111,8 +130,9 @@ impl OneHots {
     fn made<C: Channel, S: Source>(
         session: &mut Session<C, S>,
         bits: u32,
+        outputs: &[u32],
         n: usize,
-    ) -> Result<Self, OtError> {
+    ) -> Result<(Self, Vec<SharedBits>), OtError> {
         let party = session.party();
         let mut message = BitWriter::new();
         // Level 0: the vector of one shared bit is the bit and its opposite.
@@ -137,11 +157,19 @@ impl OneHots {
             Party::E0 => 0,
             Party::E1 => n * first.message_bits(Party::E0),
         };
+        let mut words = Vec::with_capacity(outputs.len());
         for k in 1..bits {
             let level = Level::new(bits, k);
             let taken = Taken::new(session, level, n)?;
             grown.send(party, &taken, &mut message);
             expected += n * level.message_bits(party.other());
+            // Words wait for nothing: they go with the first message.
+            let widths = if k == 1 { outputs } else { &[] };
+            let making = widths
+                .iter()
+                .map(|out| Making::begin(session, *out, n, &mut message));
+            let making: Vec<Making> = making.collect::<Result<_, _>>()?;
+            expected += making.iter().map(Making::expected).sum::<usize>();
             let sent = std::mem::take(&mut message);
             let mut received = exchange(session, STEP, sent, expected)?;
             expected = 0;
@@ -149,13 +177,16 @@ impl OneHots {
                 grown.receive_product(&pads, first, &mut received);
             }
             grown.double(party, &taken, &mut received);
+            let made = making.into_iter();
+            words.extend(made.map(|making| making.finish(&mut received)));
         }
-        Ok(Self {
+        let one_hots = Self {
             bits,
             stride: grown.stride,
             vectors: grown.vectors,
             index: grown.index.iter().map(|r| r & low_mask(bits)).collect(),
-        })
+        };
+        Ok((one_hots, words))
     }
 
     #[must_use]
@@ -200,8 +231,15 @@ impl OneHots {
     /// Messages of [`Self::make`].
     #[must_use]
     pub fn cost(bits: u32, n: usize) -> Cost {
+        Self::cost_with(bits, &[], n)
+    }
+
+    /// Messages of [`Self::make_with`].
+    #[must_use]
+    pub fn cost_with(bits: u32, outputs: &[u32], n: usize) -> Cost {
         let mut cost = Cost::none();
-        let mut before = Level::new(bits, 0).message_bits(Party::E0);
+        let words = outputs.iter().map(|out| message_bits(*out));
+        let mut before = Level::new(bits, 0).message_bits(Party::E0) + words.sum::<usize>();
         for k in 1..bits {
             let level = Level::new(bits, k);
             let first = before + level.message_bits(Party::E0);

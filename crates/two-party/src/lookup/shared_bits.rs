@@ -6,11 +6,12 @@ use marill_crypto::{Prg, Seed};
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{
-    BitWriter, Bits, Kind, Needs, OtError, Party, Phase, Session, Source, transfer::exchange,
+    BitReader, BitWriter, Bits, Kind, Needs, OtError, Party, Phase, Session, Source,
+    stock::ChosenWords, transfer::exchange,
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::Cost;
+use crate::{Cost, Run};
 
 /// For each of `n` words of `bits` bits a random word, bit `t` of it shared by XOR and, times
 /// `2^t`, modulo `2^bits`.
@@ -45,55 +46,10 @@ impl SharedBits {
         bits: u32,
         n: usize,
     ) -> Result<Self, OtError> {
-        let mut prg = Prg::new(&Seed::random(), "shared bits");
-        let mut own: Vec<Bits> = Vec::with_capacity(bits as usize);
-        let mut ring = vec![0; n * bits as usize];
-        match session.party() {
-            Party::E0 => {
-                own.extend((0..bits).map(|_| Bits::random(n, &mut prg)));
-                let mut message = BitWriter::new();
-                for (t, own) in (0u32..).zip(&own[..bits as usize - 1]) {
-                    let pads = session.sent_words(1, n)?;
-                    let width = bits - 1 - t;
-                    for i in 0..n {
-                        let e = own
-                            .get(i)
-                            .wrapping_sub(pads.one[i])
-                            .wrapping_add(pads.zero[i]);
-                        message.push(e & low_mask(width), width);
-                        ring[t as usize * n + i] = pads.zero[i].wrapping_neg();
-                    }
-                }
-                exchange(session, "shared bits", message, 0)?;
-            }
-            Party::E1 => {
-                let mut pads = Vec::new();
-                for _ in 1..bits {
-                    let chosen = session.chosen_words(1, n)?;
-                    own.push(chosen.choice.clone());
-                    pads.push(chosen);
-                }
-                own.push(Bits::random(n, &mut prg));
-                let expected = n * message_bits(bits);
-                let mut received = exchange(session, "shared bits", BitWriter::new(), expected)?;
-                for (t, pads) in (0u32..).zip(&pads) {
-                    for i in 0..n {
-                        let e = received.take(bits - 1 - t);
-                        let selected = e & pads.choice.get(i).wrapping_neg();
-                        ring[t as usize * n + i] = pads.pads[i].wrapping_add(selected);
-                    }
-                }
-            }
-        }
-        // b_0 ⊕ b_1 = b_0 + b_1 - 2·b_0·b_1, times 2^t.
-        for (t, own) in own.iter().enumerate() {
-            for (i, product) in ring[t * n..(t + 1) * n].iter_mut().enumerate() {
-                let bit = own.get(i).wrapping_sub(*product << 1);
-                *product = (bit << t) & low_mask(bits);
-            }
-        }
-        let words = Bits::values(&own);
-        Ok(Self { bits, words, ring })
+        let mut message = BitWriter::new();
+        let making = Making::begin(session, bits, n, &mut message)?;
+        let mut received = exchange(session, "shared bits", message, making.expected())?;
+        Ok(making.finish(&mut received))
     }
 
     #[must_use]
@@ -143,7 +99,93 @@ impl SharedBits {
     }
 }
 
+/// Words before the peer's message.
+pub(super) struct Making {
+    bits: u32,
+    /// This party's XOR shares, bit by bit.
+    own: Vec<Bits>,
+    /// Shares of the products of both parties' bits, as far as they are known.
+    products: Vec<u64>,
+    /// E1's.
+    pads: Vec<ChosenWords>,
+}
+
+impl Making {
+    /// Takes the pads and writes E0's message.
+    pub(super) fn begin<C: Channel, S: Source>(
+        session: &mut Session<C, S>,
+        bits: u32,
+        n: usize,
+        message: &mut BitWriter,
+    ) -> Run<Self> {
+        let mut prg = Prg::new(&Seed::random(), "shared bits");
+        let mut own: Vec<Bits> = Vec::with_capacity(bits as usize);
+        let mut products = vec![0; n * bits as usize];
+        let mut pads = Vec::new();
+        match session.party() {
+            Party::E0 => {
+                own.extend((0..bits).map(|_| Bits::random(n, &mut prg)));
+                for (t, own) in (0u32..).zip(&own[..bits as usize - 1]) {
+                    let pads = session.sent_words(1, n)?;
+                    let width = bits - 1 - t;
+                    for i in 0..n {
+                        let e = own.get(i).wrapping_sub(pads.one[i]);
+                        let e = e.wrapping_add(pads.zero[i]);
+                        message.push(e & low_mask(width), width);
+                        products[t as usize * n + i] = pads.zero[i].wrapping_neg();
+                    }
+                }
+            }
+            Party::E1 => {
+                for _ in 1..bits {
+                    let chosen = session.chosen_words(1, n)?;
+                    own.push(chosen.choice.clone());
+                    pads.push(chosen);
+                }
+                own.push(Bits::random(n, &mut prg));
+            }
+        }
+        Ok(Self {
+            bits,
+            own,
+            products,
+            pads,
+        })
+    }
+
+    /// Bits of the peer's message: nothing where this party has no pads of its own choice.
+    pub(super) fn expected(&self) -> usize {
+        let widths = (0u32..).zip(&self.pads);
+        widths
+            .map(|(t, pads)| pads.choice.n() * (self.bits - 1 - t) as usize)
+            .sum()
+    }
+
+    /// The words, with E0's message at E1.
+    pub(super) fn finish(self, received: &mut BitReader) -> SharedBits {
+        let bits = self.bits;
+        let n = self.own[0].n();
+        let mut ring = self.products;
+        for (t, pads) in (0u32..).zip(&self.pads) {
+            for i in 0..n {
+                let e = received.take(bits - 1 - t);
+                let selected = e & pads.choice.get(i).wrapping_neg();
+                ring[t as usize * n + i] = pads.pads[i].wrapping_add(selected);
+            }
+        }
+        // b_0 ⊕ b_1 = b_0 + b_1 - 2·b_0·b_1, times 2^t.
+        for (t, own) in self.own.iter().enumerate() {
+            for (i, product) in ring[t * n..(t + 1) * n].iter_mut().enumerate() {
+                let bit = own.get(i).wrapping_sub(*product << 1);
+                *product = (bit << t) & low_mask(bits);
+            }
+        }
+        let words = Bits::values(&self.own);
+        SharedBits { bits, words, ring }
+    }
+}
+
 /// Bits of all products of one word: bit `t` is needed modulo `2^(bits-1-t)`.
-fn message_bits(bits: u32) -> usize {
+pub(super) fn message_bits(bits: u32) -> usize {
     (bits * (bits - 1) / 2) as usize
 }

@@ -10,7 +10,7 @@ use marill_two_party::{
 use crate::world::{World, split, sum};
 
 /// Looks up every index in tables of these output widths, `copies` times.
-fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize) -> [Cost; 2] {
+fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize, together: bool) -> [Cost; 2] {
     let mut prg = Prg::new(&Seed::from_bytes([6; 32]), "tables");
     let size = 1usize << bits;
     let entries: Vec<Vec<u64>> = out.iter().map(|out| prg.reduced(size, *out)).collect();
@@ -23,9 +23,13 @@ fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize) -> [Cost; 2
     }
     let mut offline = Cost::none();
     let outcome = world.run(&needs, |session| {
-        let one_hots = OneHots::make(session, bits, n)?;
-        let outputs = out.iter().map(|out| SharedBits::make(session, *out, n));
-        let outputs: Vec<SharedBits> = outputs.collect::<Result<_, _>>()?;
+        let (one_hots, outputs) = if together {
+            OneHots::make_with(session, bits, out, n)?
+        } else {
+            let outputs = out.iter().map(|out| SharedBits::make(session, *out, n));
+            let outputs = outputs.collect::<Result<_, _>>()?;
+            (OneHots::make(session, bits, n)?, outputs)
+        };
         let tables = entries.iter().zip(out);
         let tables: Vec<Table<'_>> = tables
             .map(|(entries, out_bits)| Table {
@@ -54,6 +58,10 @@ fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize) -> [Cost; 2
     for out in out {
         declared += SharedBits::cost(*out, n);
     }
+    if together {
+        declared = OneHots::cost_with(bits, out, n);
+        assert_eq!(declared.rounds, OneHots::cost(bits, n).rounds);
+    }
     assert_eq!(offline.sent, declared.sent, "{bits} bits");
     assert!(offline.rounds <= declared.rounds);
     [declared, online]
@@ -63,21 +71,29 @@ fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize) -> [Cost; 2
 fn every_entry_is_found_at_every_width() {
     let world = World::new();
     for (bits, out) in [(2, 1), (3, 8), (4, 16), (5, 64), (6, 14), (7, 16), (9, 24)] {
-        all_entries(&world, bits, &[out], 3);
+        all_entries(&world, bits, &[out], 3, false);
     }
 }
 
 #[test]
 fn one_index_serves_several_tables() {
     let world = World::new();
-    all_entries(&world, 6, &[24, 10], 4);
+    all_entries(&world, 6, &[24, 10], 4, false);
+}
+
+#[test]
+fn shared_bits_are_made_in_the_rounds_of_the_vectors() {
+    let world = World::new();
+    for (bits, out) in [(2, &[9, 1][..]), (5, &[64, 64]), (9, &[24])] {
+        all_entries(&world, bits, out, 3, true);
+    }
 }
 
 #[test]
 fn a_table_of_8_to_16_costs_what_it_says() {
     let world = World::new();
     let n = 16 * 256;
-    let [offline, online] = all_entries(&world, 8, &[16], 16);
+    let [offline, online] = all_entries(&world, 8, &[16], 16, false);
     // 494 bits of doubling, 28 of the index, 120 of the output; then 16 and 32.
     assert_eq!(offline.bytes() * 8, n * (494 + 28 + 120));
     assert_eq!((online.bytes(), online.rounds), (n * 6, 2));
