@@ -216,13 +216,16 @@ fn signed_bits(v: u64) -> u32 {
     65 - magnitude.leading_zeros()
 }
 
+/// What is refused of a sampled token.
+pub const TOP_K: &str = "top-k";
+
 fn supported(spec: &ProgramSpec, sampling: Option<Sampling>) -> ProtocolResult<()> {
     let refused = |what| Err(ProtocolError::Unsupported { what });
     if spec.is_full_rank() {
         return refused("full-rank private weights (`private = \"full\"`)");
     }
     if sampling.is_some_and(|sampling| sampling.top_k().is_some()) {
-        return refused("top-k");
+        return refused(TOP_K);
     }
     match spec.numeric.rounding {
         Rounding::Exact => Ok(()),
@@ -508,7 +511,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         _keep: usize,
         _label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        Err(ProtocolError::Unsupported { what: "top-k" })
+        Err(ProtocolError::Unsupported { what: TOP_K })
     }
 
     fn argmax_to_client(

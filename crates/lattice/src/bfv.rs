@@ -85,7 +85,8 @@ impl Factors {
         ((errors + rounding) * magnitude + fresh).log2().ceil() as u32
     }
 
-    /// Bits of flooding for such a result.
+    /// Bits of flooding for such a result. Signed factors serve many products, so all room that the
+    /// modulus leaves floods them; what noise tells adds up over results. Masks serve one.
     ///
     /// # Errors
     /// Where noise and flooding would take more than an eighth of a unit of the plaintext.
@@ -95,16 +96,18 @@ impl Factors {
         bits: u32,
         count: usize,
     ) -> Result<u32, LatticeError> {
-        let flood = self.noise_bits(set, bits, count) + FLOOD_BITS;
+        let least = self.noise_bits(set, bits, count) + FLOOD_BITS;
         // q is about 2^(modulus_bits + 1).
-        let needed = flood + bits + 2;
-        if needed > set.modulus_bits() {
-            return Err(LatticeError::Noise {
-                needed,
-                available: set.modulus_bits(),
-            });
+        let available = set.modulus_bits();
+        let needed = least + bits + 2;
+        if needed > available {
+            return Err(LatticeError::Noise { needed, available });
         }
-        Ok(flood)
+        Ok(match self {
+            // Floods are drawn as numbers of 128 bits.
+            Self::Signed(_) => (available - bits - 2).min(126).max(least),
+            Self::Masks => least,
+        })
     }
 }
 

@@ -7,7 +7,8 @@ use marill_numeric::{Rounding, approx::describe};
 
 use crate::manifest::{BaseFormat, Manifest};
 
-/// Who learns what in the setting `dealer`; also shown by `marill inspect`. `docs/leakage.md` has
+/// Who learns what in the settings with a dealer; also shown by `marill inspect`.
+/// `docs/leakage.md` has
 /// every row.
 pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
     (
@@ -29,12 +30,14 @@ pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
 ];
 
 /// The limits that stand in every card and on the first screen of every description.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 7] = [
     "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the \
-     private weights, because it computes one share itself: at most 24 bits per step. Budgets of \
-     API keys bound that.",
-    "A server that cheats learns nothing of a prompt from frames, whatever it sends, while the \
-     dealer is honest: each frame that it gets is a fresh pad. It can spoil answers.",
+     private weights, because it computes one share itself: with a dealer at most 24 bits per \
+     step. Budgets of API keys bound that.",
+    "With a dealer who is honest, a server that cheats learns nothing of a prompt from frames, \
+     whatever it sends: each frame that it gets is a fresh pad. It can spoil answers.",
+    "In the setting `2pc`, which has no dealer, nothing bounds what a client that cheats learns of \
+     the private weights, nor what a server that cheats learns of a prompt.",
     "Dealer and server together open prompts; dealer and client together open the private weights. \
      They must be run by different people, and the dealer's operator must not be able to be a \
      client: ask for API keys, and give it none. One operator running all roles is a \
@@ -66,7 +69,7 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
 pub(crate) const CHOICES: [(&str, &str); 4] = [
     (
         "setting",
-        "`dealer`, or `3pc`: the dealer takes part in every session",
+        "`dealer`; `3pc`: the dealer takes part in every session; `2pc`: there is none",
     ),
     (
         "first evaluator",

@@ -179,10 +179,13 @@ impl SecureEngine {
             self.answer(session, traffic, announce, prompt, max_new_tokens, stop)
         });
         drop(to_server);
-        server.join().map_err(|_| EvalError::PartyEnded {
+        let server = server.join().map_err(|_| EvalError::PartyEnded {
             party: "the server",
-        })??;
-        answer
+        })?;
+        // Where the client failed, the server only saw a closed channel.
+        let answer = answer?;
+        server?;
+        Ok(answer)
     }
 
     fn run_dealt(

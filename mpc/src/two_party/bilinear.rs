@@ -13,6 +13,7 @@ use marill_numeric::{
 };
 use marill_ot::Source;
 use marill_two_party::{Combination, Combine, Party};
+use zeroize::Zeroizing;
 
 use crate::{
     engine::Attention,
@@ -473,17 +474,17 @@ pub(super) fn lora_updates<C: Channel, S: Source>(
     let with: Vec<&Update<'_>> = maps.iter().filter(|update| update.map.rank > 0).collect();
     // A of all maps, one below the other: they take the same rows.
     let ranks: Vec<usize> = with.iter().map(|update| update.map.rank).collect();
-    let stacked: Option<Vec<u64>> = with
+    let stacked: Option<Zeroizing<Vec<u64>>> = with
         .iter()
         .map(|update| update.factors.map(|lora| lora.a.as_slice()))
         .collect::<Option<Vec<_>>>()
-        .map(|all| all.concat());
+        .map(|all| Zeroizing::new(all.concat()));
     if with.is_empty() {
         return Ok(maps.iter().map(|_| None).collect());
     }
     // u = A·x: E0 holds A·x_0 less a mask, E1 the mask and A·x_1.
     let down = [FactorProduct {
-        matrix: stacked.as_deref(),
+        matrix: stacked.as_ref().map(|all| all.as_slice()),
         out: ranks.iter().sum(),
         x: x.clone(),
     }];
@@ -545,6 +546,7 @@ fn factor_products<C: Channel, S: Source>(
                 Some(matrix) => matrix.to_vec(),
                 None => vec![0; p.out * p.x.cols],
             };
+            let own = Zeroizing::new(own);
             LatticeTerm { shape, own }
         })
         .collect();
@@ -597,6 +599,7 @@ fn cross_products<C: Channel, S: Source>(
         } else {
             part.matrix.clone()
         };
+        let own = Zeroizing::new(own);
         LatticeTerm { shape, own }
     });
     let terms: Vec<LatticeTerm> = terms.collect();

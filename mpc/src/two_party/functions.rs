@@ -185,7 +185,8 @@ impl<'a> Search<'a> {
             table,
             run,
             runs,
-            index_bits: (run * runs - 1).ilog2() + 1,
+            // One-hot vectors have two bits at least.
+            index_bits: ((run * runs - 1).ilog2() + 1).max(2),
             shifts,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Counting goes the same way over shares that are all zero: what is sent depends on shapes alone.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 
 use marill_net::Channel;
 use marill_ot::{Phase, Source, stock::Needs};
@@ -51,10 +51,14 @@ enum Mode<C, S> {
     Count(Vec<(&'static str, Counted)>),
 }
 
+/// Elements that a gate takes at once: what bounds the memory of a long prompt.
+pub(super) const PIECE: usize = 1 << 16;
+
 /// The protocols, and the label of what runs now.
 pub(super) struct Gates<C, S> {
     mode: Mode<C, S>,
     label: &'static str,
+    pub(super) piece: usize,
 }
 
 /// One multiplexer of a round of them.
@@ -69,6 +73,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         Self {
             mode: Mode::Live(Box::new(session), None),
             label: "",
+            piece: PIECE,
         }
     }
 
@@ -76,6 +81,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         Self {
             mode: Mode::Count(Vec::new()),
             label: "",
+            piece: PIECE,
         }
     }
 
@@ -83,6 +89,20 @@ impl<C: Channel, S: Source> Gates<C, S> {
     pub(super) fn at(&mut self, label: &'static str) -> &mut Self {
         self.label = label;
         self
+    }
+
+    /// `each` over pieces of `n` elements, one after the other.
+    fn in_pieces<T>(
+        &mut self,
+        n: usize,
+        mut each: impl FnMut(&mut Self, Range<usize>) -> ProtocolResult<T>,
+    ) -> ProtocolResult<Vec<T>> {
+        let piece = self.piece;
+        // Nothing is one piece of nothing.
+        let starts = (0..n.max(1)).step_by(piece);
+        starts
+            .map(|first| each(self, first..(first + piece).min(n)))
+            .collect()
     }
 
     /// `live` with a peer; else what `counted` counts and returns.
@@ -116,11 +136,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
         matches!(self.mode, Mode::Count(_))
     }
 
-    pub(super) fn truncate(
-        &mut self,
-        protocol: Truncate,
-        shares: &[u64],
-    ) -> ProtocolResult<Vec<u64>> {
+    fn truncate_piece(&mut self, protocol: Truncate, shares: &[u64]) -> ProtocolResult<Vec<u64>> {
         let n = shares.len();
         self.run(
             |session| protocol.run(session, shares),
@@ -132,7 +148,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// XOR shares of the sign bits of values of `bits` bits.
-    pub(super) fn msb(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
+    fn msb_piece(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
         let n = shares.len();
         let protocol = Msb { bits, radix: RADIX };
         self.run(
@@ -160,7 +176,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// The parts of shared values that look a table up.
-    pub(super) fn digits(&mut self, protocol: Digits, shares: &[u64]) -> ProtocolResult<Parts> {
+    fn digits_piece(&mut self, protocol: Digits, shares: &[u64]) -> ProtocolResult<Parts> {
         let n = shares.len();
         self.run(
             |session| protocol.run(session, shares),
@@ -209,7 +225,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// Bits times values, all in one round.
-    pub(super) fn choose(&mut self, choices: &[Choice<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
+    fn choose_piece(&mut self, choices: &[Choice<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
         let [_, chosen] = self.convert(&[], choices)?;
         Ok(chosen)
     }
@@ -225,7 +241,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// Products, element by element.
-    pub(super) fn product(&mut self, bits: u32, x: &[u64], y: &[u64]) -> ProtocolResult<Vec<u64>> {
+    fn product_piece(&mut self, bits: u32, x: &[u64], y: &[u64]) -> ProtocolResult<Vec<u64>> {
         let n = x.len();
         let protocol = Product { bits };
         self.run(
@@ -235,6 +251,71 @@ impl<C: Channel, S: Source> Gates<C, S> {
                 vec![0; n]
             },
         )
+    }
+
+    pub(super) fn truncate(
+        &mut self,
+        protocol: Truncate,
+        shares: &[u64],
+    ) -> ProtocolResult<Vec<u64>> {
+        let each = |gates: &mut Self, at: Range<usize>| gates.truncate_piece(protocol, &shares[at]);
+        Ok(self.in_pieces(shares.len(), each)?.concat())
+    }
+
+    /// XOR shares of the sign bits of values of `bits` bits.
+    pub(super) fn msb(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
+        let each = |gates: &mut Self, at: Range<usize>| gates.msb_piece(bits, &shares[at]);
+        Ok(joined(&self.in_pieces(shares.len(), each)?))
+    }
+
+    /// The parts of shared values that look a table up.
+    pub(super) fn digits(&mut self, protocol: Digits, shares: &[u64]) -> ProtocolResult<Parts> {
+        let each = |gates: &mut Self, at: Range<usize>| gates.digits_piece(protocol, &shares[at]);
+        let pieces = self.in_pieces(shares.len(), each)?;
+        let negative: Vec<Bits> = pieces.iter().filter_map(|p| p.negative.clone()).collect();
+        let inside: Vec<Bits> = pieces.iter().map(|p| p.inside.clone()).collect();
+        let index = pieces.iter().flat_map(|p| &p.index).copied();
+        let distance = pieces.iter().flat_map(|p| &p.distance).copied();
+        Ok(Parts {
+            index: index.collect(),
+            distance: distance.collect(),
+            inside: joined(&inside),
+            negative: protocol.sign.map(|_| joined(&negative)),
+        })
+    }
+
+    /// Bits times values, all of one number, in one round.
+    pub(super) fn choose(&mut self, choices: &[Choice<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
+        let n = choices.first().map_or(0, |choice| choice.values.len());
+        let each = |gates: &mut Self, at: Range<usize>| {
+            let bits: Vec<Bits> = choices.iter().map(|c| cut(c.bit, at.clone())).collect();
+            let pieces = choices.iter().zip(&bits).map(|(choice, bit)| Choice {
+                bits: choice.bits,
+                bit,
+                values: &choice.values[at.clone()],
+            });
+            gates.choose_piece(&pieces.collect::<Vec<_>>())
+        };
+        Ok(side_by_side(self.in_pieces(n, each)?))
+    }
+
+    /// Products, element by element.
+    pub(super) fn product(&mut self, bits: u32, x: &[u64], y: &[u64]) -> ProtocolResult<Vec<u64>> {
+        let each =
+            |gates: &mut Self, at: Range<usize>| gates.product_piece(bits, &x[at.clone()], &y[at]);
+        Ok(self.in_pieces(x.len(), each)?.concat())
+    }
+
+    /// Entries of public tables at shared indices of `bits` bits, modulo `2^out_bits` each.
+    pub(super) fn lookup(
+        &mut self,
+        bits: u32,
+        tables: &[Table<'_>],
+        indices: &[u64],
+    ) -> ProtocolResult<Vec<Vec<u64>>> {
+        let each =
+            |gates: &mut Self, at: Range<usize>| gates.lookup_piece(bits, tables, &indices[at]);
+        Ok(side_by_side(self.in_pieces(indices.len(), each)?))
     }
 
     /// Sums of one party's vectors by the other's scalars, in one round.
@@ -275,7 +356,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
     }
 
     /// Entries of public tables at shared indices of `bits` bits, modulo `2^out_bits` each.
-    pub(super) fn lookup(
+    fn lookup_piece(
         &mut self,
         bits: u32,
         tables: &[Table<'_>],
@@ -342,6 +423,32 @@ impl Counted {
         self.online += cost;
         self.transfers.merge(needs);
     }
+}
+
+/// Bits of a plane.
+fn cut(bits: &Bits, at: Range<usize>) -> Bits {
+    Bits::from_fn(at.len(), |i| bits.get(at.start + i))
+}
+
+/// Planes one behind the other.
+fn joined(pieces: &[Bits]) -> Bits {
+    let mut all = pieces
+        .iter()
+        .flat_map(|piece| (0..piece.n()).map(|i| piece.get(i)));
+    let n = pieces.iter().map(Bits::n).sum();
+    Bits::from_fn(n, |_| all.next().unwrap_or(0))
+}
+
+/// Pieces of several results, each put together.
+fn side_by_side(pieces: Vec<Vec<Vec<u64>>>) -> Vec<Vec<u64>> {
+    let mut pieces = pieces.into_iter();
+    let mut whole = pieces.next().unwrap_or_default();
+    for piece in pieces {
+        for (whole, piece) in whole.iter_mut().zip(piece) {
+            whole.extend(piece);
+        }
+    }
+    whole
 }
 
 fn masked(shares: &[u64], bits: u32) -> Vec<u64> {

@@ -11,6 +11,7 @@ use marill_lattice::{Client, Factors, Matrix, ParameterSet, Product, Server};
 use marill_net::Channel;
 use marill_ot::Source;
 use marill_two_party::{Cost, Party, Session};
+use zeroize::Zeroizing;
 
 use crate::error::ProtocolResult;
 
@@ -31,7 +32,7 @@ pub(super) struct Shape {
 /// A party's part of a product: vectors at the client, factors at the server.
 pub(super) struct Term {
     pub shape: Shape,
-    pub own: Vec<u64>,
+    pub own: Zeroizing<Vec<u64>>,
 }
 
 impl Shape {
@@ -137,7 +138,8 @@ impl Keys {
             let product = &term.shape.product;
             let (request, tail) = rest.split_at(product.request_bytes());
             rest = tail;
-            let factors: Vec<i64> = term.own.iter().map(|v| *v as i64).collect();
+            let factors: Zeroizing<Vec<i64>> =
+                Zeroizing::new(term.own.iter().map(|v| *v as i64).collect());
             let matrix = Matrix::new(self.peer.key(), product, &factors)?;
             let (response, shares) = self.peer.respond(&matrix, request)?;
             responses.extend(response);

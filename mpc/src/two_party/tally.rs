@@ -9,7 +9,9 @@ use crate::{
     sampling::Selection,
     spec::ProgramSpec,
     two_party::{
-        COUNTED_FACTOR_BITS, Counted, FactorBits, Products, TwoParty, gates::Gates, supported,
+        COUNTED_FACTOR_BITS, Counted, FactorBits, Products, TwoParty,
+        gates::{Gates, PIECE},
+        supported,
     },
     weights::PublicWeights,
 };
@@ -45,11 +47,32 @@ pub fn tally_two_party_by_label(
     factor_bits: Option<[u32; 2]>,
     products: Products,
 ) -> ProtocolResult<Vec<(&'static str, Counted)>> {
+    by_label_in_pieces(
+        spec,
+        selection,
+        cached,
+        rows,
+        (factor_bits, products, PIECE),
+    )
+}
+
+/// The same where gates take so many elements at once.
+pub(super) fn by_label_in_pieces(
+    spec: &ProgramSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+    (factor_bits, products, piece): (Option<[u32; 2]>, Products, usize),
+) -> ProtocolResult<Vec<(&'static str, Counted)>> {
     supported(spec, None)?;
     check_remaining_context(spec, cached, rows)?;
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
-    let gates = Gates::count();
-    let mut engine = TwoParty::<Box<dyn Channel>, AnySource>::new(spec, gates, None, bits)
+    let gates = || {
+        let mut gates = Gates::count();
+        gates.piece = piece;
+        gates
+    };
+    let mut engine = TwoParty::<Box<dyn Channel>, AnySource>::new(spec, gates(), None, bits)
         .with_products(products);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
@@ -57,7 +80,7 @@ pub fn tally_two_party_by_label(
         run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }
     // Only the last step counts.
-    engine.gates = Gates::count();
+    engine.gates = gates();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
     Ok(engine.gates.into_counted())
 }

@@ -66,7 +66,7 @@ fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
 }
 
 /// Runs both parties over a prompt of `tokens` rows and, but for an encoder, one more row.
-fn run(model: &Model, tokens: usize, products: Products) -> ([Run; 2], [u32; 2]) {
+fn run(model: &Model, tokens: usize, products: Products, piece: usize) -> ([Run; 2], [u32; 2]) {
     let (public, private) = model;
     let spec = &public.spec;
     let (padded, bias, bucket) = pad_prompt(spec, &boundary(spec, 1, tokens)).unwrap();
@@ -82,14 +82,16 @@ fn run(model: &Model, tokens: usize, products: Products) -> ([Run; 2], [u32; 2])
         let server = scope.spawn(|| {
             let session = session(other, Party::E1);
             let engine = TwoParty::server(spec, Arc::clone(private), session).unwrap();
-            let engine = engine.with_products(products);
+            let mut engine = engine.with_products(products);
+            engine.gates.piece = piece;
             let bits = [engine.factor_bits.a, engine.factor_bits.b];
             let inputs = [(None, None, bucket), (None, None, 1)];
             let run = steps(engine, public, &inputs[..count]);
             (run, bits)
         });
         let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
-        let engine = engine.with_products(products);
+        let mut engine = engine.with_products(products);
+        engine.gates.piece = piece;
         let inputs = [
             (Some(&padded[..]), Some(&bias[..]), bucket),
             (Some(&next[..]), None, 1),
@@ -105,7 +107,11 @@ fn equals_the_twin(model: &Model, tokens: usize) {
 }
 
 fn equals_with(model: &Model, tokens: usize, products: Products) {
-    let ([client, server], bits) = run(model, tokens, products);
+    equals_in_pieces(model, tokens, products, gates::PIECE);
+}
+
+fn equals_in_pieces(model: &Model, tokens: usize, products: Products, piece: usize) {
+    let ([client, server], bits) = run(model, tokens, products, piece);
     let (public, private) = model;
     let spec = &public.spec;
     let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
@@ -135,16 +141,20 @@ fn equals_with(model: &Model, tokens: usize, products: Products) {
     }
     assert_eq!(client.tokens, answers);
     assert!(server.tokens.iter().all(Option::is_none));
-    // Bytes, rounds and transfers are those of the tally.
+    // Online bytes and rounds and offline bytes are those of the tally.
     let bucket = spec.bucket(tokens);
     let shapes = [(0, bucket), (bucket, 1)];
     for (step, (cached, rows)) in shapes.into_iter().take(answers.len()).enumerate() {
-        let counted =
-            tally_two_party(spec, Selection::Greedy, cached, rows, Some(bits), products).unwrap();
+        let how = (Some(bits), products, piece);
+        let greedy = Selection::Greedy;
+        let parts = tally::by_label_in_pieces(spec, greedy, cached, rows, how).unwrap();
+        let mut counted = Counted::default();
+        parts.iter().for_each(|(_, part)| counted += part);
         let [_, offline, online] = client.sent[step];
         assert_eq!([online.sent, online.received], counted.online.sent);
         assert_eq!(online.rounds, counted.online.rounds);
         assert_eq!([offline.sent, offline.received], counted.offline.sent);
+        assert!(offline.rounds <= counted.offline.rounds);
     }
 }
 
@@ -162,6 +172,15 @@ fn products_by_lattices_and_by_transfers_are_the_twins() {
         for products in [Products::Lattices, Products::Transfers] {
             equals_with(&model, tokens, products);
         }
+    }
+}
+
+/// A long prompt goes through gates piece by piece.
+#[test]
+fn pieces_of_a_step_are_the_twins() {
+    let model = random_weights(&tiny_spec(), 4);
+    for piece in [64, 1000] {
+        equals_in_pieces(&model, 7, Products::Cheaper, piece);
     }
 }
 

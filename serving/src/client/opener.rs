@@ -212,10 +212,7 @@ impl SessionOpener {
         let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
             CorrelationPreference::Preprocessed if self.parameters.is_two_party() => {
-                return Err(PreprocessingError::BadRequest {
-                    reason: "in the setting `2pc` there are no correlations".into(),
-                }
-                .into());
+                return Err(SessionError::NoCorrelations.into());
             }
             _ if self.parameters.is_two_party() => return self.open_live(sampling),
             CorrelationPreference::Preprocessed if uses_dcf => {

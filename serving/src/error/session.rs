@@ -14,7 +14,7 @@ pub enum SessionError {
         peer: &'static str,
         source: NetError,
     },
-    #[error("the secure step failed: {0}")]
+    #[error("{}", of_step(.0))]
     Protocol(#[from] ProtocolError),
     #[error("client and server disagree on `{field}`: here `{ours}`, there `{theirs}`")]
     Mismatch {
@@ -37,6 +37,8 @@ pub enum SessionError {
     NoDcf { reason: &'static str },
     #[error("this server decodes greedily only: no temperature above 0")]
     GreedyOnly,
+    #[error("in the setting `2pc` there are no correlations, preprocessed or not")]
+    NoCorrelations,
     #[error("client and computing party ask for different sampling")]
     SamplingDiffers,
     #[error("timed out after {seconds} s waiting for the client")]
@@ -45,6 +47,14 @@ pub enum SessionError {
     NoSession { session: String },
     #[error("this server works with a separate computing party, and none is named")]
     NoParty,
+}
+
+/// A program or a token that a setting does not have is no failed step.
+fn of_step(error: &ProtocolError) -> String {
+    match error {
+        ProtocolError::Unsupported { .. } => error.to_string(),
+        _ => format!("the secure step failed: {error}"),
+    }
 }
 
 impl SessionError {

@@ -128,7 +128,7 @@ pub fn parse_setting(text: &str) -> Result<Setting, String> {
 }
 
 /// Names of comparison protocols on the command line.
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ComparisonArg {
     #[default]
     Auto,

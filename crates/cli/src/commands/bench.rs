@@ -17,6 +17,8 @@ pub mod study;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use crate::output::failure::BadInput;
+
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -72,6 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(Operations::Protocols(protocols)), _) => protocols::run(&protocols),
         (Some(Operations::Headline(headline)), _) => headline::run(&headline),
         (Some(Operations::Party), _) => processes::party::run(),
+        (None, Some(_)) if args.block.setting() != "dealer" => Err(BadInput(anyhow::anyhow!(
+            "`bench DIR` answers in the setting `dealer`\nhint: `--arch DIR --setting {}` runs the \
+             steps of a partition",
+            args.block.setting()
+        ))
+        .into()),
         (None, Some(dir)) => answer::run(
             &dir,
             args.prompt_tokens,

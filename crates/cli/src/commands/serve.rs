@@ -29,7 +29,7 @@ pub struct Args {
     /// The partition, as `marill export` wrote it
     #[arg(value_name = "DIR")]
     partition: PathBuf,
-    /// The dealer
+    /// The dealer; not used in the setting `2pc`, and neither is its key
     #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
     dealer: Endpoint,
     /// The key that the dealer knows this server by [default: the dealer's own file below the state
@@ -106,13 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let dealer = match args.setting {
-        Setting::TwoParties => {
-            anyhow::ensure!(
-                args.dealer_key.is_none(),
-                "`--dealer-key` has no use in the setting `2pc`, which has no dealer"
-            );
-            None
-        }
+        // A machine's environment may name a dealer for its other servers.
+        Setting::TwoParties => None,
         _ => Some(dealer(
             args.authorities.apply(args.dealer)?,
             args.dealer_key,

@@ -60,6 +60,9 @@ fn session_hint(error: &SessionError) -> &'static str {
         SessionError::Mismatch { field: "e0", .. } => {
             "`--party` and `marill serve --e0 party` belong together"
         }
+        SessionError::Mismatch {
+            field: "setting", ..
+        } => "leave `--setting` away for the one that the server offers, or ask its owner",
         SessionError::Mismatch { .. } => {
             "client, server and dealer need the same version of `marill`"
         }

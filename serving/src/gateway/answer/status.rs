@@ -1,6 +1,7 @@
 //! Which HTTP status a failed answer has, and what it says.
 
 use axum::http::StatusCode;
+use marill_mpc::{ProtocolError, two_party::TOP_K};
 use marill_net::NetError;
 
 use crate::error::{CLOSE_BUDGET, CLOSE_SLOW, ClientError, HttpError, ServingError, SessionError};
@@ -64,6 +65,14 @@ fn session_error(error: &SessionError) -> HttpError {
                 },
             ),
         ) => (StatusCode::GATEWAY_TIMEOUT, "peer_slow"),
+        (SessionError::Protocol(ProtocolError::Unsupported { what }), _) => {
+            let status = StatusCode::BAD_REQUEST;
+            let kind = "invalid_request_error";
+            let code = "unsupported_parameter";
+            let mut refused = HttpError::new(status, kind, code, error.to_string());
+            refused.param = (*what == TOP_K).then(|| "top_k".into());
+            return refused;
+        }
         _ if error.is_peer() => (StatusCode::BAD_GATEWAY, "peer_lost"),
         (SessionError::GreedyOnly, _) => {
             let status = StatusCode::BAD_REQUEST;
@@ -113,6 +122,16 @@ pub(super) fn stopped() -> HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_setting_does_not_have_is_the_requests_fault() {
+        let error = SessionError::from(ProtocolError::Unsupported { what: TOP_K });
+        let found = http_error(&ServingError::from(error));
+        assert_eq!(found.status, StatusCode::BAD_REQUEST);
+        assert_eq!(found.code, Some("unsupported_parameter"));
+        assert_eq!(found.param.as_deref(), Some("top_k"));
+        assert!(!found.message.contains("failed"), "{}", found.message);
+    }
 
     #[test]
     fn statuses_say_who_has_to_do_what() {

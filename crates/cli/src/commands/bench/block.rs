@@ -47,13 +47,13 @@ pub struct Args {
     #[arg(long, value_parser = ["dealer", "3pc", "2pc"], default_value = "dealer")]
     setting: String,
     /// In the setting `2pc`, how transfers are made: softspoken, or silent by a set of LPN (b10,
-    /// b11, b12, b13)
-    #[arg(long, value_name = "NAME", default_value = "b10", value_parser = parse_extension)]
-    extension: Extension,
+    /// b11, b12, b13) [default: b10]
+    #[arg(long, value_name = "NAME", value_parser = parse_extension)]
+    extension: Option<Extension>,
     /// In the setting `2pc`, how products of attention and of private updates are made: cheaper (by
-    /// what sends fewer bytes), transfers or lattices
-    #[arg(long, value_name = "NAME", default_value = "cheaper", value_parser = parse_products)]
-    products: Products,
+    /// what sends fewer bytes), transfers or lattices [default: cheaper]
+    #[arg(long, value_name = "NAME", value_parser = parse_products)]
+    products: Option<Products>,
     /// A prompt, or the tokens after one
     #[arg(long, value_parser = ["prefill", "decode"], default_value = "decode")]
     phase: String,
@@ -124,6 +124,13 @@ pub struct Args {
     /// Print rounds and bytes per label of a layer, and what was chosen there
     #[arg(long)]
     explain: bool,
+}
+
+impl Args {
+    /// Who makes correlations.
+    pub fn setting(&self) -> &str {
+        &self.setting
+    }
 }
 
 /// The form that the flags describe, with room for the plan.
@@ -205,6 +212,13 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     if args.setting == "2pc" {
         return run_two_party(args, &model, &inputs, &plan, &expected, json);
     }
+    let alone = [
+        ("--extension", args.extension.is_some()),
+        ("--products", args.products.is_some()),
+    ];
+    if let Some((flag, _)) = alone.into_iter().find(|(_, given)| *given) {
+        return Err(BadInput(anyhow!("`{flag}` is for the setting `2pc`")).into());
+    }
     let wiring = wiring(args, &model, &plan)?;
     let comparison = wiring.comparison;
     let outcome = if args.processes {
@@ -265,13 +279,18 @@ fn run_two_party(
     expected: &[u32],
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    if args.processes {
-        return Err(BadInput(anyhow!("`--processes` is for settings with a dealer")).into());
+    let dealt = [
+        ("--processes", args.processes),
+        ("--comparison", args.comparison != ComparisonArg::Auto),
+        ("--dealer-network", args.dealer_network != "none"),
+    ];
+    if let Some((flag, _)) = dealt.into_iter().find(|(_, given)| *given) {
+        return Err(BadInput(anyhow!("`{flag}` is for settings with a dealer")).into());
     }
     let wiring = two_party::Wiring {
         network: &args.network,
-        extension: args.extension,
-        products: args.products,
+        extension: args.extension.unwrap_or(Extension::Silent(LpnSet::B10)),
+        products: args.products.unwrap_or_default(),
     };
     let outcome = two_party::run(model, inputs, plan, &wiring)?;
     let parts = outcome.tallied(model, plan)?;
@@ -285,7 +304,7 @@ fn run_two_party(
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
         "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "rounding": args.rounding,
-        "extension": args.extension.to_string(),
+        "extension": wiring.extension.to_string(),
         "twin_equal": twin_equal, "tally_equal": tally_equal,
     });
     if let (Some(report), Value::Object(more)) =
