@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fit::{dot, prices},
-    network::{Network, Setting},
+    network::{Network, Setting, Side},
     work::{AMOUNTS, Work},
 };
 
@@ -40,36 +40,6 @@ pub struct Point {
     pub work: Work,
     /// The client's wait over loopback, the least of several.
     pub seconds: f64,
-}
-
-/// How the parties work together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Side {
-    pub setting: Setting,
-    pub comparison: Comparison,
-}
-
-impl Side {
-    /// Every setting with every comparison protocol.
-    pub const ALL: [Self; 4] = [
-        Self::new(Setting::Dealer, Comparison::OneHot),
-        Self::new(Setting::Dealer, Comparison::Dcf),
-        Self::new(Setting::ThreeParties, Comparison::OneHot),
-        Self::new(Setting::ThreeParties, Comparison::Dcf),
-    ];
-
-    const fn new(setting: Setting, comparison: Comparison) -> Self {
-        Self {
-            setting,
-            comparison,
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.setting.name(), self.comparison)
-    }
 }
 
 /// A file that is no calibration.

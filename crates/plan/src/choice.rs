@@ -6,8 +6,9 @@ use marill_mpc::cost::Cost;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
-    calibration::{Side, Time},
+    calibration::Time,
     curve::{Quality, Tables},
+    network::Side,
 };
 
 const MEBI: f64 = 1_048_576.0;

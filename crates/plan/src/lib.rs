@@ -12,8 +12,8 @@ pub mod words;
 pub mod work;
 
 pub use crate::{
-    calibration::{Calibration, Side, Time},
+    calibration::{Calibration, Time},
     comparison::{Estimate, estimates},
-    network::{Network, Setting, UnknownNetwork},
+    network::{Network, Setting, Side, UnknownNetwork},
     work::Work,
 };

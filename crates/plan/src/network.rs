@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use marill_mpc::cost::Cost;
+use marill_mpc::{Comparison, cost::Cost};
 use serde::{Deserialize, Serialize};
 
 /// A network between the parties.
@@ -37,6 +37,36 @@ impl Setting {
             Self::Dealer => "dealer",
             Self::ThreeParties => "3pc",
         }
+    }
+}
+
+/// How the parties work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    pub setting: Setting,
+    pub comparison: Comparison,
+}
+
+impl Side {
+    /// Every setting with every comparison protocol.
+    pub const ALL: [Self; 4] = [
+        Self::new(Setting::Dealer, Comparison::OneHot),
+        Self::new(Setting::Dealer, Comparison::Dcf),
+        Self::new(Setting::ThreeParties, Comparison::OneHot),
+        Self::new(Setting::ThreeParties, Comparison::Dcf),
+    ];
+
+    const fn new(setting: Setting, comparison: Comparison) -> Self {
+        Self {
+            setting,
+            comparison,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.setting.name(), self.comparison)
     }
 }
 
