@@ -141,7 +141,29 @@ fn seconds_are_rounds_and_delay_of_the_network() {
     // The quickest protocol over a slow link is the one of fewer rounds.
     let wan = of("wan");
     assert_eq!(wan["chosen"]["comparison"], json!("dcf"));
-    assert_eq!(wan["chosen"]["setting"], json!("dealer"));
+    let seconds = |setting: &str, comparison: &str| {
+        let settings = wan["settings"].as_array().unwrap();
+        let mut found = settings.iter();
+        let is = |of: &&Value| of["setting"] == setting && of["comparison"] == comparison;
+        found.find(is).unwrap()["seconds"].clone()
+    };
+    // The dealer streams the keys of DCF in both settings.
+    assert_eq!(seconds("dealer", "dcf"), seconds("3pc", "dcf"));
+}
+
+#[test]
+fn preprocessed_correlations_are_said_to_be_assumed() {
+    let dir = folder();
+    let of = |setting: &str| {
+        let more = ["--budget", "100MiB/token", "--setting", setting];
+        let output = plan(dir.path(), &[&more[..], &["--out", "p.toml"]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        let notes = json_of(&output)["notes"].to_string();
+        let comment = std::fs::read_to_string(dir.path().join("p.toml")).unwrap();
+        [notes, comment].map(|text| text.contains("preprocessed correlations"))
+    };
+    assert_eq!(of("dealer"), [true, true]);
+    assert_eq!(of("3pc"), [false, false]);
 }
 
 /// Points of the demo's base, of heads merged and not.
@@ -317,6 +339,8 @@ fn an_ablation_that_was_not_run_says_so() {
     assert!(text.contains("not run"), "{text}");
     // Costs need no run: seconds in every setting are there.
     assert!(text.contains("s, 3pc dcf"), "{text}");
+    let assumed = "`dealer one-hot` assumes preprocessed correlations";
+    assert!(text.contains(assumed), "{text}");
     let refused = ablate(dir.path(), &["--minutes", "0", "--curve", "curve.json"]);
     assert!(
         said(&refused).contains("were not run"),

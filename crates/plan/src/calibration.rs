@@ -96,7 +96,8 @@ impl Calibration {
     }
 
     /// # Errors
-    /// [`CalibrationError`] for anything but a calibration of this version that has every setting.
+    /// [`CalibrationError`] for anything but a calibration of this version that has every side with
+    /// times of its own.
     pub fn parse(text: &str) -> Result<Self, CalibrationError> {
         let value: serde_json::Value = serde_json::from_str(text)?;
         let version = value.get("version").and_then(serde_json::Value::as_u64);
@@ -108,7 +109,7 @@ impl Calibration {
             _ => {}
         }
         let found: Self = serde_json::from_value(value)?;
-        for side in Side::ALL {
+        for side in Side::timed() {
             found.prices(side)?;
         }
         Ok(found)
@@ -121,7 +122,10 @@ impl Calibration {
         text.expect("texts and numbers serialize") + "\n"
     }
 
+    /// Points that give the times of a side. A file may have more, of `dealer` with DCF keys that
+    /// were there beforehand: no session has such.
     fn of(&self, side: Side) -> impl Iterator<Item = &Point> {
+        let side = side.timed_as();
         let is = move |point: &&Point| {
             (point.setting, point.comparison) == (side.setting, side.comparison)
         };
@@ -166,7 +170,7 @@ impl Calibration {
         Ok(Time {
             prefix: public_weights as f64 * self.prefix_seconds_per_weight,
             local: self.prices(side)?.seconds(work),
-            waiting: network.map_or(0.0, |network| network.waiting(cost, side.setting)),
+            waiting: network.map_or(0.0, |network| network.waiting(cost, side)),
         })
     }
 }
@@ -176,5 +180,57 @@ impl Prices {
     #[must_use]
     pub fn seconds(&self, work: &Work) -> f64 {
         dot(&self.0, &work.amounts())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times of one round, in seconds.
+    fn calibration(times: &[(Side, f64)]) -> String {
+        let point = |&(side, seconds): &(Side, f64)| Point {
+            shape: "made up".into(),
+            setting: side.setting,
+            comparison: side.comparison,
+            work: one_round(),
+            seconds,
+        };
+        let points = times.iter().map(point).collect();
+        Calibration::new("made up".into(), "dev".into(), [None; 2], 0.0, points).to_json()
+    }
+
+    fn one_round() -> Work {
+        Work {
+            rounds: 1.0,
+            public_products: 0.0,
+            private_products: 0.0,
+            bytes: 0.0,
+        }
+    }
+
+    #[test]
+    fn dcf_takes_the_same_time_in_both_settings() {
+        let [dealer, preprocessed_dcf, three, dcf] = Side::ALL;
+        let mut times = vec![(dealer, 1.0), (three, 2.0), (dcf, 3.0)];
+        let without = Calibration::parse(&calibration(&times)).unwrap();
+        // What an older file has beside them is no session's time.
+        times.push((preprocessed_dcf, 0.5));
+        let with = Calibration::parse(&calibration(&times)).unwrap();
+        for found in [without, with] {
+            for (side, seconds) in Side::ALL.into_iter().zip([1.0, 3.0, 2.0, 3.0]) {
+                let time = found.prices(side).unwrap().seconds(&one_round());
+                // One amount that one point prices: exact but for rounding.
+                assert!((time - seconds).abs() < 1e-9, "{side}: {time}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_without_some_times_is_refused() {
+        let [dealer, preprocessed_dcf, three, _] = Side::ALL;
+        let times = [(dealer, 1.0), (preprocessed_dcf, 0.5), (three, 2.0)];
+        let error = Calibration::parse(&calibration(&times)).unwrap_err();
+        assert_eq!(error.to_string(), "it has no times of 3pc dcf");
     }
 }

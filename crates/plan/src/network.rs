@@ -40,7 +40,7 @@ impl Setting {
     }
 }
 
-/// How the parties work together.
+/// Setting and comparison protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     pub setting: Setting,
@@ -56,11 +56,36 @@ impl Side {
         Self::new(Setting::ThreeParties, Comparison::Dcf),
     ];
 
-    const fn new(setting: Setting, comparison: Comparison) -> Self {
+    #[must_use]
+    pub const fn new(setting: Setting, comparison: Comparison) -> Self {
         Self {
             setting,
             comparison,
         }
+    }
+
+    /// Whether the correlations are there before the first step. Keys of DCF never are: client and
+    /// server refuse preprocessed ones, and the dealer streams them in either setting.
+    #[must_use]
+    pub fn is_preprocessed(self) -> bool {
+        self == Self::new(Setting::Dealer, Comparison::OneHot)
+    }
+
+    /// The side that this one takes the time of: with DCF the same bytes travel at the same moments
+    /// in both settings.
+    #[must_use]
+    pub fn timed_as(self) -> Self {
+        match self.comparison {
+            Comparison::OneHot => self,
+            Comparison::Dcf => Self::new(Setting::ThreeParties, Comparison::Dcf),
+        }
+    }
+
+    /// Those that have times of their own.
+    pub fn timed() -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|side| side.timed_as() == *side)
     }
 }
 
@@ -108,18 +133,19 @@ impl Network {
     }
 
     /// Seconds that a step waits for its links: every round for the delay, every byte of the busier
-    /// direction for the bandwidth; in `3pc` the dealer's bytes travel beside on links of their
-    /// own, and the longer of both counts.
+    /// direction for the bandwidth; without preprocessing the dealer's bytes travel beside on
+    /// links of their own, and the longer of both counts.
     #[must_use]
-    pub fn waiting(&self, cost: &Cost, setting: Setting) -> f64 {
+    pub fn waiting(&self, cost: &Cost, side: Side) -> f64 {
         let delay = self.one_way_delay.as_secs_f64();
         let transmission = |bytes: u64| bytes as f64 * 8.0 / self.bits_per_second;
         let between = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes);
         let evaluators = cost.rounds as f64 * delay + transmission(between);
         let dealt = cost.dealer_to_e0_bytes.max(cost.dealer_to_e1_bytes);
-        match setting {
-            Setting::Dealer => evaluators,
-            Setting::ThreeParties => evaluators.max(delay + transmission(dealt)),
+        if side.is_preprocessed() {
+            evaluators
+        } else {
+            evaluators.max(delay + transmission(dealt))
         }
     }
 }
@@ -142,8 +168,12 @@ mod tests {
             ..Cost::default()
         };
         // 10 x 20 ms and one second; the dealer's three seconds and one delay.
-        assert!((network.waiting(&cost, Setting::Dealer) - 1.2).abs() < 1e-9);
-        assert!((network.waiting(&cost, Setting::ThreeParties) - 3.02).abs() < 1e-9);
+        let of = |setting, comparison| network.waiting(&cost, Side::new(setting, comparison));
+        assert!((of(Setting::Dealer, Comparison::OneHot) - 1.2).abs() < 1e-9);
+        assert!((of(Setting::ThreeParties, Comparison::OneHot) - 3.02).abs() < 1e-9);
+        assert!((of(Setting::ThreeParties, Comparison::Dcf) - 3.02).abs() < 1e-9);
+        // DCF is never preprocessed.
+        assert!((of(Setting::Dealer, Comparison::Dcf) - 3.02).abs() < 1e-9);
     }
 
     #[test]

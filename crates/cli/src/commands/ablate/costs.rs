@@ -73,7 +73,7 @@ fn of(
                     let public = frozen * weights(config);
                     found.time(side, Some(&network), &amounts, public)?.total()
                 }
-                None => network.waiting(&amounts.1, side.setting),
+                None => network.waiting(&amounts.1, side),
             };
         }
         Ok(SideCost {

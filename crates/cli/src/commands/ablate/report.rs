@@ -67,6 +67,8 @@ impl Ablation<'_> {
             true => "waiting as counted, and what this machine computes.\n",
             false => "the waiting alone, as counted.\n",
         };
+        text += "`dealer one-hot` assumes preprocessed correlations; with DCF the dealer streams \
+                 its keys in both settings.\n";
         for arm in &self.study.plan.arms {
             text += &format!("\n- `{}`: {}", arm.name, arm.about);
         }

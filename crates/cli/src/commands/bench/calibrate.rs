@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use marill_plan::{
-    Calibration, Setting, Side,
+    Calibration, Side,
     calibration::{CalibrationError, Point},
 };
 use marill_report::Table;
@@ -113,7 +113,7 @@ fn calibrate(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let mut points: Vec<Point> = Vec::new();
     for repeat in 1..=REPEATS {
         for shape in &SHAPES {
-            for side in Side::ALL {
+            for side in Side::timed() {
                 eprintln!("{repeat} of {REPEATS}: {shape}, {side}");
                 let (work, _, seconds) = time(shape, side, "none")?;
                 keep_least(
@@ -180,9 +180,4 @@ fn table(of: &Calibration) -> Result<Table, CalibrationError> {
         ]);
     }
     Ok(table)
-}
-
-/// Whether the correlations are there before the first step.
-fn is_ahead(side: Side) -> bool {
-    side.setting == Setting::Dealer
 }

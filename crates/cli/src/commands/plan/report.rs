@@ -1,6 +1,7 @@
 //! What a plan says.
 
 use marill_plan::{
+    Side,
     choice::{Budget, Candidate, Outcome, Pick, Priced},
     curve::Known,
     words,
@@ -45,8 +46,13 @@ fn serving(of: &Priced) -> String {
         Some(time) => format!("{:.3} s/token, ", time.total()),
         None => String::new(),
     };
+    // Without them the token would wait for the dealer too.
+    let with = match of.side.is_preprocessed() {
+        true => " with preprocessed correlations",
+        false => "",
+    };
     format!(
-        "setting {}, comparisons {}: {seconds}{} for the client, {} rounds",
+        "setting {}{with}, comparisons {}: {seconds}{} for the client, {} rounds",
         of.side.setting.name(),
         of.side.comparison,
         bytes(of.client_bytes()),
@@ -110,6 +116,7 @@ fn notes(of: &Candidate, ground: &Ground) -> Vec<String> {
             quality.tokens, quality.learning_rate
         ));
     }
+    notes.extend(correlations(&ground.sides).map(String::from));
     match &ground.calibration {
         Some(found) => notes.push(format!(
             "times are those of this calibration: {}, {} build",
@@ -118,6 +125,16 @@ fn notes(of: &Candidate, ground: &Ground) -> Vec<String> {
         None => notes.push("no calibration, so no seconds: `marill bench --calibrate`".into()),
     }
     notes
+}
+
+/// When the correlations of `dealer` are made, where that setting is planned for.
+fn correlations(sides: &[Side]) -> Option<&'static str> {
+    let has_dealer = sides.iter().any(|side| side.is_preprocessed());
+    has_dealer.then_some(
+        "`dealer` with one-hot comparisons assumes preprocessed correlations (`marill dealer \
+         --preprocess`); where the dealer streams them, a token takes what it takes in `3pc`, as \
+         it always does with DCF",
+    )
 }
 
 /// Why nothing was chosen, and what comes nearest.

@@ -5,9 +5,8 @@ use std::fmt;
 use anyhow::ensure;
 use marill_mpc::{ProgramSpec, cost::Cost};
 use marill_numeric::Rounding;
-use marill_plan::{Setting, Side, Work, count::counted};
+use marill_plan::{Side, Work, count::counted};
 
-use super::is_ahead;
 use crate::commands::bench::{
     headline::{forms::Step, prefix},
     plan::Plan,
@@ -115,7 +114,7 @@ pub fn time(shape: &Shape, side: Side, network: &str) -> anyhow::Result<(Work, C
         comparison: side.comparison,
         network,
         dealer_network: network,
-        ahead: is_ahead(side),
+        ahead: side.is_preprocessed(),
         stages: &[],
     };
     let (outcome, _) = processes::run(&model, &inputs, &run)?;
@@ -134,9 +133,9 @@ pub fn time(shape: &Shape, side: Side, network: &str) -> anyhow::Result<(Work, C
         0 => 0.0,
         frozen => prefix::time(frozen, Step::Decode { keys: KEYS })?.wall,
     };
-    let ahead = match side.setting {
-        Setting::Dealer => 0.0,
-        Setting::ThreeParties => outcome.e0_precompute.wall / tokens,
+    let ahead = match side.is_preprocessed() {
+        true => 0.0,
+        false => outcome.e0_precompute.wall / tokens,
     };
     let (work, cost) = Work::of(spec, side.comparison, KEYS - 1, 1)?;
     Ok((work, cost, public + ahead + outcome.e0.wall / tokens))

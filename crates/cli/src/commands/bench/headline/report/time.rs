@@ -1,6 +1,7 @@
 //! Seconds over a link: those of loopback plus the waiting that counts give.
 
-use marill_plan::{Network, Setting};
+use marill_mpc::Comparison;
+use marill_plan::{Network, Setting, Side};
 use marill_report::Table;
 
 use super::NOT_RUN;
@@ -27,6 +28,11 @@ impl Clock {
             Self::Wan => "wan",
         }
     }
+}
+
+/// Every cell is measured with one-hot comparisons.
+fn one_hot(setting: Setting) -> Side {
+    Side::new(setting, Comparison::OneHot)
 }
 
 /// The cells that are there.
@@ -58,7 +64,7 @@ impl<'a> Cells<'a> {
     ) -> Option<f64> {
         let cell = self.find(side, form, step)?;
         let waiting = match Network::named(clock.network()).ok()? {
-            Some(network) => network.waiting(&cell.measured.cost(), side.1),
+            Some(network) => network.waiting(&cell.measured.cost(), one_hot(side.1)),
             None => 0.0,
         };
         Some(cell.measured.seconds(side.1) + waiting)
@@ -104,7 +110,8 @@ pub fn shaped_links(cells: Cells<'_>) -> anyhow::Result<String> {
             let measured = cells.of(&key).map(|cell| cell.measured.seconds(setting));
             let link = Network::named(network)?;
             let computed = cells.of(&plain).zip(link).map(|(cell, link)| {
-                cell.measured.seconds(setting) + link.waiting(&cell.measured.cost(), setting)
+                cell.measured.seconds(setting)
+                    + link.waiting(&cell.measured.cost(), one_hot(setting))
             });
             let show = |seconds: Option<f64>| {
                 seconds.map_or_else(|| NOT_RUN.into(), |s| format!("{s:.2} s"))
