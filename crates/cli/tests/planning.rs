@@ -166,6 +166,20 @@ fn preprocessed_correlations_are_said_to_be_assumed() {
     assert_eq!(of("3pc"), [false, false]);
 }
 
+#[test]
+fn an_ablation_has_the_seeds_that_it_is_asked_for() {
+    let dir = folder();
+    let none = ablate(dir.path(), &["--minutes", "0", "--seeds", "0"]);
+    assert_eq!(none.status.code(), Some(2), "{}", said(&none));
+    let more = ablate(dir.path(), &["--minutes", "0", "--seeds", "2"]);
+    assert_eq!(more.status.code(), Some(1), "{}", said(&more));
+    let text = said(&more);
+    assert!(
+        text.contains("`--seeds 2` is more than the 1 of task `dolly4`"),
+        "{text}"
+    );
+}
+
 /// Points of the demo's base, of heads merged and not.
 fn curve(dir: &Path, task: &str) -> String {
     let lora = json!({ "rank": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": [
@@ -257,6 +271,69 @@ fn nothing_beyond_the_measured_points_is_planned() {
     assert!(text.contains("nothing with a recovery of 1.05"), "{text}");
     // Fewer frozen layers than one were not measured.
     assert_eq!(json_of(&output)["nearest"]["frozen"], json!(1));
+}
+
+#[test]
+fn a_quality_is_a_finite_share() {
+    let dir = folder();
+    let curve = curve(dir.path(), "dolly4");
+    let asked = ["--curve", &curve, "--budget", "100MiB/token"];
+    for wrong in ["nan", "inf", "-0.1", "much"] {
+        let quality = format!("--quality={wrong}");
+        let output = plan(dir.path(), &[&asked[..], &[&quality]].concat());
+        let text = said(&output);
+        assert!(
+            text.contains("a share is a finite number from 0 up"),
+            "{wrong}: {text}"
+        );
+        assert!(output.stdout.is_empty(), "{wrong}");
+    }
+    let output = plan(dir.path(), &[&asked[..], &["--quality", "0"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn a_setting_that_is_not_priced_is_refused() {
+    let dir = folder();
+    let output = plan(
+        dir.path(),
+        &["--budget", "100MiB/token", "--setting", "2pc"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    assert!(text.contains("served, but not priced yet"), "{text}");
+    assert!(text.contains("hint: plan for `dealer` or `3pc`"), "{text}");
+}
+
+#[test]
+fn more_keys_than_the_model_has_are_bad_input() {
+    let dir = folder();
+    let output = plan(dir.path(), &["--budget", "1MiB/token", "--keys", "5000"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("a token at 5000 keys"), "{text}");
+}
+
+#[test]
+fn a_recipe_inside_the_program_goes_by_its_name() {
+    let dir = folder();
+    let of = |recipe: &str| {
+        run(
+            dir.path(),
+            &["plan", recipe, "--json", "--budget", "1MiB/token"],
+        )
+    };
+    let by_file = of(&recipes().join("demo.toml").display().to_string());
+    let by_name = of("demo");
+    assert!(by_name.status.success(), "{}", said(&by_name));
+    assert_eq!(json_of(&by_name), json_of(&by_file));
+    let unknown = of("demos");
+    assert_eq!(unknown.status.code(), Some(1));
+    let text = said(&unknown);
+    assert!(text.contains("there is no recipe `demos`"), "{text}");
+    // A file is one by its name too.
+    let missing = said(&of("demos.toml"));
+    assert!(missing.contains("cannot read `demos.toml`"), "{missing}");
 }
 
 #[test]

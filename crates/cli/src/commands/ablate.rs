@@ -41,7 +41,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     /// Seeds of the plan that are run, from the first on
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..),
+    )]
     seeds: usize,
     /// Begin no cell after this many minutes; 0 runs none and reports
     #[arg(long, value_name = "N")]
@@ -152,8 +157,18 @@ fn task(given: &Plan, args: &Args) -> anyhow::Result<TaskPlan> {
             known.join(", ")
         ))
     })?;
+    if args.seeds > task.seeds.len() {
+        let problem = anyhow!(
+            "`--seeds {}` is more than the {} of task `{}` in the plan\n\
+             hint: `--plan FILE` takes another plan",
+            args.seeds,
+            task.seeds.len(),
+            task.name
+        );
+        return Err(BadInput(problem).into());
+    }
     task.recipe.clone_from(&args.recipe);
-    task.seeds.truncate(args.seeds.max(1));
+    task.seeds.truncate(args.seeds);
     // Its rates are chosen by runs of its own where the other task is not in this plan.
     task.rates_of = None;
     Ok(task)

@@ -1,6 +1,9 @@
 //! `marill recipes`: the recipes inside the program.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use marill_recipe::Recipe;
@@ -93,18 +96,40 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn copy(name: &str, to: Option<PathBuf>) -> anyhow::Result<()> {
-    let Some((_, _, text)) = RECIPES.iter().find(|(known, ..)| *known == name) else {
-        let names: Vec<String> = RECIPES
-            .iter()
-            .map(|(name, ..)| format!("`{name}`"))
-            .collect();
-        let error = anyhow::anyhow!(
-            "there is no recipe `{name}`\nhint: the recipes are {}",
-            names.join(", ")
-        );
-        return Err(BadInput(error).into());
+/// The text of a recipe inside the program.
+///
+/// # Errors
+/// [`BadInput`] for an unknown name.
+pub fn text_of(name: &str) -> anyhow::Result<&'static str> {
+    if let Some((_, _, text)) = RECIPES.iter().find(|(known, ..)| *known == name) {
+        return Ok(text);
+    }
+    let names: Vec<String> = RECIPES
+        .iter()
+        .map(|(name, ..)| format!("`{name}`"))
+        .collect();
+    let error = anyhow::anyhow!(
+        "there is no recipe `{name}`\nhint: the recipes are {}",
+        names.join(", ")
+    );
+    Err(BadInput(error).into())
+}
+
+/// A recipe file, or a recipe inside the program where no such file is.
+///
+/// # Errors
+/// [`BadInput`] for an unknown name, a file that cannot be read and a wrong recipe.
+pub fn read(name: &Path, set: &[String]) -> anyhow::Result<Recipe> {
+    let is_file = name.extension().is_some() || name.components().count() > 1 || name.is_file();
+    let read = match name.to_str().filter(|_| !is_file) {
+        Some(known) => Recipe::parse(text_of(known)?, known, set),
+        None => Recipe::read(name, set),
     };
+    Ok(read.map_err(|error| BadInput(error.into()))?)
+}
+
+fn copy(name: &str, to: Option<PathBuf>) -> anyhow::Result<()> {
+    let text = text_of(name)?;
     let to = to.unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
     if to.exists() {
         let error = anyhow::anyhow!("`{}` exists\nhint: name another file", to.display());

@@ -140,7 +140,9 @@ impl<'a> Candidates<'a> {
     }
 
     fn price(&self, side: Side, spec: &ProgramSpec, public: usize) -> anyhow::Result<Priced> {
-        let amounts = Work::of(spec, side.comparison, self.ground.cached, 1)?;
+        let cached = self.ground.cached;
+        let amounts = Work::of(spec, side.comparison, cached, 1)
+            .with_context(|| format!("a token at {} keys", cached + 1))?;
         let calibration = self.ground.calibration.as_ref();
         let network = self.ground.network.as_ref();
         let time = calibration.map(|found| found.time(side, network, &amounts, public));

@@ -6,7 +6,7 @@ use anyhow::Context;
 use marill_recipe::Recipe;
 use serde::Deserialize;
 
-use crate::{commands::recipes::RECIPES, output::failure::BadInput};
+use crate::{commands::recipes::text_of, output::failure::BadInput};
 
 /// The plan of `marill bench headline --quality`.
 pub const HEADLINE: &str = include_str!("../../../../../../recipes/plans/headline.toml");
@@ -224,9 +224,7 @@ fn recipe_text(name: &str) -> anyhow::Result<String> {
     if name.ends_with(".toml") {
         return std::fs::read_to_string(name).with_context(|| format!("cannot read `{name}`"));
     }
-    let found = RECIPES.iter().find(|(known, ..)| *known == name);
-    let (_, _, text) = found.with_context(|| format!("there is no recipe `{name}`"))?;
-    Ok((*text).to_owned())
+    Ok(text_of(name)?.to_owned())
 }
 
 /// # Errors
