@@ -87,6 +87,8 @@ fn an_impossible_budget_is_refused_with_the_nearest() {
     );
     let found = json_of(&output);
     assert_eq!(found["fits"], json!(false));
+    assert_eq!(found["reason"], json!("too-dear"));
+    assert_eq!(found["nearest_keeps_budget"], json!(false));
     assert_eq!(found["nearest"]["frozen"], json!(5));
 }
 
@@ -255,22 +257,26 @@ fn a_curve_decides_and_its_interpolation_is_said() {
 fn nothing_beyond_the_measured_points_is_planned() {
     let dir = folder();
     let curve = curve(dir.path(), "dolly4");
-    let output = plan(
-        dir.path(),
-        &[
-            "--budget",
-            "100MiB/token",
-            "--curve",
-            &curve,
-            "--quality",
-            "1.05",
-        ],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let text = said(&output);
-    assert!(text.contains("nothing with a recovery of 1.05"), "{text}");
-    // Fewer frozen layers than one were not measured.
-    assert_eq!(json_of(&output)["nearest"]["frozen"], json!(1));
+    let asked = ["--curve", &curve, "--quality", "1.05", "--budget"];
+    for (budget, keeps, words) in [
+        ("100MiB/token", true, "it keeps 100 MiB/token on"),
+        (
+            "0.0001MiB/token",
+            false,
+            "it does not keep 0.0001 MiB/token on",
+        ),
+    ] {
+        let output = plan(dir.path(), &[&asked[..], &[budget]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let text = said(&output);
+        let problem = "the curve has nothing with a recovery of at least 1.05\n";
+        assert!(text.contains(problem) && text.contains(words), "{text}");
+        let found = json_of(&output);
+        assert_eq!(found["reason"], json!("too-poor"));
+        assert_eq!(found["nearest_keeps_budget"], json!(keeps));
+        // Fewer frozen layers than one were not measured.
+        assert_eq!(found["nearest"]["frozen"], json!(1));
+    }
 }
 
 #[test]

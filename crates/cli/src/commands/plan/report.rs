@@ -60,6 +60,11 @@ fn serving(of: &Priced) -> String {
     )
 }
 
+fn keeps(budget: Budget, priced: &Priced) -> bool {
+    let amount = budget.amount(priced);
+    amount.is_some_and(|amount| budget.allows(amount))
+}
+
 /// A form in every setting.
 fn settings(of: &Candidate, budget: Budget) -> Table {
     let mut table = Table::new([
@@ -78,7 +83,6 @@ fn settings(of: &Candidate, budget: Budget) -> Table {
     for priced in &of.settings {
         let shown = |of: Option<f64>| of.map_or_else(|| "-".into(), |s| format!("{s:.3}"));
         let time = priced.time;
-        let amount = budget.amount(priced);
         table.row([
             priced.side.setting.name().to_owned(),
             priced.side.comparison.to_string(),
@@ -89,7 +93,7 @@ fn settings(of: &Candidate, budget: Budget) -> Table {
             bytes(priced.client_bytes()),
             bytes(priced.cost.dealer_to_e1_bytes),
             priced.cost.rounds.to_string(),
-            match amount.is_some_and(|amount| budget.allows(amount)) {
+            match keeps(budget, priced) {
                 true => "yes".into(),
                 false => "no".into(),
             },
@@ -139,6 +143,7 @@ fn correlations(sides: &[Side]) -> Option<&'static str> {
 
 /// Why nothing was chosen, and what comes nearest.
 pub fn refusal(outcome: &Outcome<'_>, ground: &Ground) -> String {
+    let budget = format!("{} on network `{}`", ground.budget, ground.network_name);
     let (problem, nearest) = match outcome {
         Outcome::Fits { .. } => return String::new(),
         Outcome::TooDear(nearest) => {
@@ -146,19 +151,26 @@ pub fn refusal(outcome: &Outcome<'_>, ground: &Ground) -> String {
                 Some(floor) => format!(" with a recovery of at least {floor}"),
                 None => String::new(),
             };
-            (format!("nothing{with} keeps {}", ground.budget), nearest)
+            (format!("nothing{with} keeps {budget}"), nearest)
         }
         Outcome::TooPoor(nearest) => {
             let floor = ground.quality.unwrap_or_default();
-            let what = format!("the curve has nothing with a recovery of {floor}");
+            // Whatever the budget.
+            let what = format!("the curve has nothing with a recovery of at least {floor}");
             (what, nearest)
         }
     };
-    let mut text = format!("error: {problem} on network `{}`\n", ground.network_name);
+    let mut text = format!("error: {problem}\n");
     text += &format!("\nhint: nearest is {},\n", words::form(nearest.form));
     text += &format!("      {}\n", serving(nearest.chosen));
     if let Some(quality) = &nearest.form.quality {
         text += &format!("      {}\n", words::quality(quality));
+    }
+    if let Outcome::TooPoor(_) = outcome {
+        text += &match keeps(ground.budget, nearest.chosen) {
+            true => format!("      it keeps {budget}\n"),
+            false => format!("      it does not keep {budget} either\n"),
+        };
     }
     for note in &ground.notes {
         text += &format!("\nnote: {note}\n");
@@ -168,9 +180,10 @@ pub fn refusal(outcome: &Outcome<'_>, ground: &Ground) -> String {
 
 /// The plan for a program.
 pub fn json(outcome: &Outcome<'_>, ground: &Ground) -> Value {
-    let (fits, choice, runner_up, nearest) = match outcome {
-        Outcome::Fits { choice, runner_up } => (true, Some(choice), runner_up.as_ref(), None),
-        Outcome::TooDear(pick) | Outcome::TooPoor(pick) => (false, None, None, Some(pick)),
+    let (reason, choice, runner_up, nearest) = match outcome {
+        Outcome::Fits { choice, runner_up } => (None, Some(choice), runner_up.as_ref(), None),
+        Outcome::TooDear(pick) => (Some("too-dear"), None, None, Some(pick)),
+        Outcome::TooPoor(pick) => (Some("too-poor"), None, None, Some(pick)),
     };
     let form = choice.or(nearest).map(|pick| notes(pick.form, ground));
     json!({
@@ -179,11 +192,13 @@ pub fn json(outcome: &Outcome<'_>, ground: &Ground) -> Value {
         "keys": ground.cached + 1,
         "quality": ground.quality,
         "curve": ground.curve.as_ref().map(|curve| &curve.task),
-        "fits": fits,
+        "fits": reason.is_none(),
+        "reason": reason,
         "choice": choice,
         "runner_up": runner_up,
         "why": choice.zip(runner_up).map(|(a, b)| words::why(a, b, ground.budget)),
         "nearest": nearest,
+        "nearest_keeps_budget": nearest.map(|pick| keeps(ground.budget, pick.chosen)),
         "notes": form,
     })
 }
