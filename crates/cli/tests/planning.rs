@@ -299,6 +299,34 @@ fn a_quality_is_a_finite_share() {
 }
 
 #[test]
+fn a_planned_recipe_is_without_distillation() {
+    let dir = folder();
+    let curve = curve(dir.path(), "dolly4");
+    let asked = [
+        "--set",
+        "distill.teacher=fine-tune",
+        "--budget",
+        "100MiB/token",
+    ];
+    let planned = |more: &[&str]| {
+        let output = plan(
+            dir.path(),
+            &[&asked[..], more, &["--out", "p.toml"]].concat(),
+        );
+        assert!(output.status.success(), "{}", said(&output));
+        let text = std::fs::read_to_string(dir.path().join("p.toml")).unwrap();
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        let notes = json_of(&output)["notes"].to_string();
+        let is_said = notes.contains("measured without distillation");
+        assert_eq!(text.contains("# curves are measured without"), is_said);
+        (table.contains_key("distill"), is_said)
+    };
+    assert_eq!(planned(&["--curve", &curve]), (false, true));
+    // Where the cost alone decides, the recipe keeps what costs nothing.
+    assert_eq!(planned(&["--set", "eval.tasks=[]"]), (true, false));
+}
+
+#[test]
 fn a_setting_that_is_not_priced_is_refused() {
     let dir = folder();
     let output = plan(

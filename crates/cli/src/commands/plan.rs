@@ -176,6 +176,12 @@ fn ground(args: &Args, recipe: &Recipe, layers: usize) -> anyhow::Result<Ground>
     let network = Network::named(&args.network).map_err(|error| BadInput(error.into()))?;
     let mut notes = Vec::new();
     let curve = curve(args, recipe, layers, &mut notes)?;
+    if curve.is_some() && recipe.distill.is_some() {
+        notes.push(
+            "curves are measured without distillation, so the planned recipe has no `[distill]`"
+                .into(),
+        );
+    }
     if args.quality.is_some() && curve.is_none() {
         let problem = anyhow!(
             "`--quality` needs a curve, and none is known of {}\n\

@@ -192,7 +192,8 @@ fn with(recipe: &Recipe, frozen: usize, tables: &Tables) -> anyhow::Result<Recip
     Ok(changed)
 }
 
-/// The recipe of a choice, with the rate that its quality was measured at.
+/// The recipe of a choice; where its quality is known, with the rate that it was measured at and
+/// without distillation, as it was measured.
 ///
 /// # Errors
 /// Tables that no recipe has, or that do not go together.
@@ -200,6 +201,7 @@ pub fn planned(recipe: &Recipe, form: &Candidate) -> anyhow::Result<Recipe> {
     let mut planned = with(recipe, form.frozen, &form.tables)?;
     if let Some(quality) = &form.quality {
         planned.optimizer.learning_rate = quality.learning_rate;
+        planned.distill = None;
     }
     // What reads it will check it; so does this.
     let text = planned.to_toml();
