@@ -144,7 +144,8 @@ mod tests {
             prop_assert_eq!(m.reduce_double(wide), (wide % u128::from(P)) as u64);
             let signed = i128::from(a as i64).rem_euclid(i128::from(P)) as u64;
             prop_assert_eq!(m.signed(a as i64), signed);
-            let (a, b) = (a % P, b % P);
+            let a = a % P;
+            let b = b % P;
             let product = (u128::from(a) * u128::from(b) % u128::from(P)) as u64;
             prop_assert_eq!(m.mul(a, b), product);
             prop_assert_eq!(m.add(m.sub(a, b), b), a);

@@ -36,7 +36,9 @@ impl Ablation<'_> {
         let scores = self.scores.as_ref()?;
         let Some(other) = arm.checked_sub(1) else {
             // What recovery is measured against.
-            let (value, low, high) = (1.0, 1.0, 1.0);
+            let value = 1.0;
+            let low = 1.0;
+            let high = 1.0;
             return Some((scores.ends[1], Recovery { value, low, high }));
         };
         let (score, Interval { value, low, high }) = scores.arms[other]?;
