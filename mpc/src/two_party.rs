@@ -42,6 +42,7 @@ mod lattice;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod updates;
 
 use std::sync::Arc;
 
@@ -298,9 +299,9 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         let mut narrow = wire.clone();
         narrow.bits = bits.min(wire.bits);
         let private = self.private.clone();
-        let maps: Vec<bilinear::Update<'_>> = maps
+        let maps: Vec<updates::Update<'_>> = maps
             .iter()
-            .map(|map| bilinear::Update {
+            .map(|map| updates::Update {
                 map: self.maps[map.index()],
                 factors: private.as_ref().and_then(|p| p.lora.get(map.index())),
             })
@@ -308,7 +309,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         let gates = self.gates.at("adapter");
         // u = B·(A·x) modulo 2^bits of each map, shared.
         let bits = self.factor_bits;
-        let updates = bilinear::lora_updates(gates, self.products, &maps, bits, &narrow)?;
+        let updates = updates::lora_updates(gates, self.products, &maps, bits, &narrow)?;
         Ok((wire, updates))
     }
 
