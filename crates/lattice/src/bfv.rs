@@ -21,6 +21,7 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -45,7 +46,7 @@ pub(crate) const FLOOD_BITS: u32 = 40;
 
 /// How many deviations a sum of errors is taken to reach: more with probability 2 exp(-81/2),
 /// 2^-57.
-const DEVIATIONS: f64 = 9.0;
+pub(crate) const DEVIATIONS: f64 = 9.0;
 
 /// What is known of the factors that a result is a sum of products with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +66,14 @@ impl Factors {
         }
     }
 
-    /// A bound on the noise of a result, in bits, when `count` factors that are not zero are
-    /// involved in it; holds but for a probability of 2^-56 a coefficient.
+    /// A bound on the noise of a result, in units of `1/q`, when `count` factors that are not zero
+    /// are involved in it; holds but for a probability of 2^-56 a coefficient.
     ///
     /// Errors are sub-Gaussian with variance `ERROR_BITS / 2`, so their products with any factors
     /// of magnitude `M` sum up to less than nine times `sqrt(count ERROR_BITS / 2) M`. The
     /// rounding of an encoding, half a unit at most, may be the same everywhere and add up to
     /// `count / 2 · M`, unless factors are uniform: nine times `sqrt(count / 12) M` then.
-    fn noise_bits(self, set: ParameterSet, bits: u32, count: usize) -> u32 {
+    pub(crate) fn noise(self, set: ParameterSet, bits: u32, count: usize) -> f64 {
         let magnitude = f64::from(self.width(bits) - 1).exp2();
         let count = count as f64;
         let errors = DEVIATIONS * (count * f64::from(ERROR_BITS) / 2.0).sqrt();
@@ -82,7 +83,7 @@ impl Factors {
         };
         // The encryption of zero, whatever was drawn; the rounding of a mask.
         let fresh = f64::from(ERROR_BITS) * (2 * set.n() + 1) as f64 + 1.0;
-        ((errors + rounding) * magnitude + fresh).log2().ceil() as u32
+        (errors + rounding) * magnitude + fresh
     }
 
     /// Bits of flooding for such a result. Signed factors serve many products, so all room that the
@@ -96,7 +97,17 @@ impl Factors {
         bits: u32,
         count: usize,
     ) -> Result<u32, LatticeError> {
-        let least = self.noise_bits(set, bits, count) + FLOOD_BITS;
+        self.flood_above(set, bits, self.noise(set, bits, count))
+    }
+
+    /// As [`Self::flood`], for a noise that is bounded otherwise.
+    pub(crate) fn flood_above(
+        self,
+        set: ParameterSet,
+        bits: u32,
+        noise: f64,
+    ) -> Result<u32, LatticeError> {
+        let least = noise.log2().ceil() as u32 + FLOOD_BITS;
         // q is about 2^(modulus_bits + 1).
         let available = set.modulus_bits();
         let needed = least + bits + 2;
@@ -137,6 +148,14 @@ impl SecretKey {
 
     pub(crate) fn set(&self) -> ParameterSet {
         self.ring.set
+    }
+
+    /// The secret's digits, -1, 0 or 1.
+    pub(crate) fn digits(&self) -> Zeroizing<Vec<i64>> {
+        let s = self.ring.inverse(self.s.clone());
+        let modulus = self.ring.moduli().next().expect("a set has primes");
+        let digits = s.0[..self.ring.n].iter().map(|x| modulus.balanced(*x));
+        Zeroizing::new(digits.collect())
     }
 
     /// A fresh public key of this key, as [`PublicKey::from_bytes`] reads it: the set's digest, a
@@ -235,7 +254,15 @@ impl SecretKey {
         self.decrypt(&c0, &ciphertext.c1, bits)
     }
 
-    fn decrypt_rerandomized(&self, result: &Rerandomized, bits: u32) -> (Vec<u64>, Vec<f64>) {
+    pub(crate) fn decrypt_packed(&self, x: &Packed, bits: u32) -> (Vec<u64>, Vec<f64>) {
+        self.decrypt(&x.c0, &x.to_ciphertext(&self.ring).c1, bits)
+    }
+
+    pub(crate) fn decrypt_rerandomized(
+        &self,
+        result: &Rerandomized,
+        bits: u32,
+    ) -> (Vec<u64>, Vec<f64>) {
         let c1 = Coefficients(result.c1.0.clone());
         self.decrypt(&result.c0, &self.ring.forward(c1), bits)
     }
@@ -244,6 +271,8 @@ impl SecretKey {
 /// The evaluator's side of a key: with it anyone encrypts, and re-randomizes results.
 pub struct PublicKey {
     pub(crate) ring: Arc<Ring>,
+    /// A digest of its bytes, by which what belongs to a key is told apart.
+    pub(crate) id: [u8; 32],
     b: Values,
     a: Values,
 }
@@ -278,7 +307,12 @@ impl PublicKey {
             });
         }
         let Ciphertext { c0, c1 } = Ciphertext::read(&mut rest, &ring, Self::MESSAGE)?;
-        Ok(Self { ring, b: c0, a: c1 })
+        Ok(Self {
+            ring,
+            id: Sha256::digest(bytes).into(),
+            b: c0,
+            a: c1,
+        })
     }
 
     #[must_use]
@@ -292,13 +326,45 @@ pub(crate) fn ciphertext_bytes(set: ParameterSet) -> usize {
     32 + set.polynomial_bytes()
 }
 
-/// A fresh ciphertext at the evaluator, transformed.
+/// A fresh ciphertext at the evaluator, or what was taken out of one, transformed.
 pub(crate) struct Ciphertext {
     c0: Values,
-    c1: Values,
+    pub(crate) c1: Values,
+}
+
+/// A ciphertext or a sum by its coefficients, while packing turns it. Holds factors: must not be
+/// given away, see the module.
+pub(crate) struct Packed {
+    pub(crate) c0: Coefficients,
+    pub(crate) c1: Coefficients,
+}
+
+impl Packed {
+    pub(crate) fn to_ciphertext(&self, ring: &Ring) -> Ciphertext {
+        let forward = |x: &Coefficients| ring.forward(Coefficients(x.0.clone()));
+        Ciphertext {
+            c0: forward(&self.c0),
+            c1: forward(&self.c1),
+        }
+    }
+
+    /// Adds a fresh encryption of zero under the owner's public key.
+    pub(crate) fn rerandomize(self, key: &PublicKey) -> Rerandomized {
+        let mut result = Sum::new(&key.ring).rerandomize(key);
+        key.ring.add(&mut result.c0, &self.c0);
+        key.ring.add(&mut result.c1, &self.c1);
+        result
+    }
 }
 
 impl Ciphertext {
+    pub(crate) fn to_packed(&self, ring: &Ring) -> Packed {
+        Packed {
+            c0: ring.inverse(self.c0.clone()),
+            c1: ring.inverse(self.c1.clone()),
+        }
+    }
+
     /// From the front of `bytes`, long enough, which moves on.
     pub(crate) fn read(
         bytes: &mut &[u8],
@@ -317,7 +383,7 @@ impl Ciphertext {
 }
 
 /// Factors in the coefficients of a polynomial, transformed once.
-pub(crate) struct Factor(Values);
+pub(crate) struct Factor(pub(crate) Values);
 
 impl Factor {
     /// `n` signed numbers.
@@ -329,7 +395,7 @@ impl Factor {
 /// Sum of products of ciphertexts and factors. Must not be given away: see the module.
 pub(crate) struct Sum {
     c0: Values,
-    c1: Values,
+    pub(crate) c1: Values,
 }
 
 impl Sum {
@@ -343,6 +409,13 @@ impl Sum {
     pub(crate) fn add_product(&mut self, ring: &Ring, ciphertext: &Ciphertext, factor: &Factor) {
         ring.multiply_accumulate(&mut self.c0, &ciphertext.c0, &factor.0);
         ring.multiply_accumulate(&mut self.c1, &ciphertext.c1, &factor.0);
+    }
+
+    pub(crate) fn pack(self, ring: &Ring) -> Packed {
+        Packed {
+            c0: ring.inverse(self.c0),
+            c1: ring.inverse(self.c1),
+        }
     }
 
     /// Adds a fresh encryption of zero under the owner's public key.
@@ -364,13 +437,13 @@ impl Sum {
 pub(crate) struct Rerandomized {
     ring: Arc<Ring>,
     c0: Coefficients,
-    c1: Coefficients,
+    pub(crate) c1: Coefficients,
 }
 
 impl Rerandomized {
     /// Adds `masks`, modulo `2^bits`, to the coefficients at `positions`, and to each a number
     /// that is uniform in `-2^flood .. 2^flood`.
-    fn mask(&mut self, bits: u32, positions: &[usize], masks: &[u64], flood: u32) {
+    pub(crate) fn mask(&mut self, bits: u32, positions: &[usize], masks: &[u64], flood: u32) {
         let ring = &*self.ring;
         let noise = Randomness::fresh().doubles(positions.len(), flood + 1);
         for ((at, mask), noise) in positions.iter().zip(masks).zip(&*noise) {
@@ -411,4 +484,4 @@ pub(crate) fn switched_bytes(set: ParameterSet, bits: u32, positions: usize) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,19 +54,19 @@ impl Transform for Vectors {
 
 /// A factor that many values are multiplied by, with `floor(w 2^64 / p)` (Shoup).
 #[derive(Clone, Copy)]
-struct Factor {
+pub(crate) struct Factor {
     w: u64,
     quotient: u64,
 }
 
 impl Factor {
-    fn new(w: u64, modulus: Modulus) -> Self {
+    pub(crate) fn new(w: u64, modulus: Modulus) -> Self {
         let quotient = ((u128::from(w) << 64) / u128::from(modulus.p())) as u64;
         Self { w, quotient }
     }
 
     #[inline]
-    fn mul(self, x: u64, modulus: Modulus) -> u64 {
+    pub(crate) fn mul(self, x: u64, modulus: Modulus) -> u64 {
         let estimate = ((u128::from(self.quotient) * u128::from(x)) >> 64) as u64;
         let rest = self
             .w

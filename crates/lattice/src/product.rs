@@ -273,7 +273,7 @@ impl Product {
 /// The side that encrypts.
 #[derive(Debug)]
 pub struct Client {
-    key: SecretKey,
+    pub(crate) key: SecretKey,
 }
 
 impl Client {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     modulus::Modulus,
-    ntt::{Transform, best},
+    ntt::{Factor, Transform, best},
     parameters::ParameterSet,
 };
 
@@ -113,6 +113,61 @@ impl Ring {
     /// Of `n` signed numbers.
     pub(crate) fn signed(&self, x: &[i64]) -> Coefficients {
         self.polynomial(|modulus, i| modulus.signed(x[i]))
+    }
+
+    /// The transform of prime `k`.
+    pub(crate) fn transform(&self, k: usize) -> &dyn Transform {
+        &*self.limbs[k].ntt
+    }
+
+    /// Transformed: signed numbers added to coefficients, each over `2^halvings` modulo `q`, and
+    /// negated where said. Places and signs are public.
+    pub(crate) fn sparse(&self, numbers: &[(usize, bool, i64)], halvings: u32) -> Values {
+        let mut out = self.zero();
+        for (limb, row) in self.limbs.iter().zip(out.0.chunks_exact_mut(self.n)) {
+            let m = limb.modulus;
+            let over = Factor::new(m.pow(m.inverse(2), u64::from(halvings)), m);
+            for (at, negated, number) in numbers {
+                let scaled = over.mul(m.signed(*number), m);
+                let signed = if *negated { m.sub(0, scaled) } else { scaled };
+                row[*at] = m.add(row[*at], signed);
+            }
+            limb.ntt.forward(row);
+        }
+        out
+    }
+
+    /// `x / 2^halvings` modulo `q`.
+    pub(crate) fn halve(&self, x: &mut Coefficients, halvings: u32) {
+        for (limb, row) in self.limbs.iter().zip(x.0.chunks_exact_mut(self.n)) {
+            let m = limb.modulus;
+            let over = Factor::new(m.pow(m.inverse(2), u64::from(halvings)), m);
+            row.iter_mut().for_each(|x| *x = over.mul(*x, m));
+        }
+    }
+
+    /// `X` becomes `X^g`, for an odd `g`.
+    pub(crate) fn substitute(&self, x: &Coefficients, g: usize) -> Coefficients {
+        self.permuted(x, |i| i * g)
+    }
+
+    /// `X^by` times it, for `by` below `2n`.
+    pub(crate) fn shifted(&self, x: &Coefficients, by: usize) -> Coefficients {
+        self.permuted(x, |i| i + by)
+    }
+
+    /// Coefficient `i` becomes one of `X^to(i)`.
+    fn permuted(&self, x: &Coefficients, to: impl Fn(usize) -> usize) -> Coefficients {
+        let n = self.n;
+        let mut out = Zeroizing::new(vec![0; x.0.len()]);
+        let rows = out.chunks_exact_mut(n).zip(x.0.chunks_exact(n));
+        for (limb, (out, row)) in self.limbs.iter().zip(rows) {
+            for (i, x) in row.iter().enumerate() {
+                let at = to(i) & (2 * n - 1);
+                out[at & (n - 1)] = if at < n { *x } else { limb.modulus.sub(0, *x) };
+            }
+        }
+        Coefficients(out)
     }
 
     pub(crate) fn forward(&self, x: Coefficients) -> Values {

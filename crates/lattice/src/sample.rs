@@ -7,6 +7,7 @@ use marill_crypto::{Prg, Seed};
 use zeroize::Zeroizing;
 
 use crate::{
+    modulus::Modulus,
     parameters::ERROR_BITS,
     ring::{Coefficients, Ring},
 };
@@ -52,20 +53,31 @@ impl Randomness {
 
 /// The uniform polynomial of a public seed, the same for everyone.
 pub(crate) fn uniform(ring: &Ring, seed: &[u8; 32]) -> Coefficients {
+    let mut out = Vec::with_capacity(ring.n * ring.set.primes().len());
+    uniform_rows(&mut out, ring.n, ring.moduli(), seed);
+    Coefficients(Zeroizing::new(out))
+}
+
+/// Appends `n` uniform residues of each prime, four at most, of a public seed.
+pub(crate) fn uniform_rows(
+    out: &mut Vec<u64>,
+    n: usize,
+    moduli: impl Iterator<Item = Modulus>,
+    seed: &[u8; 32],
+) {
+    const DOMAINS: [&str; 4] = ["lattice 0", "lattice 1", "lattice 2", "lattice 3"];
     let seed = Seed::from_bytes(*seed);
-    let mut out = Zeroizing::new(Vec::with_capacity(ring.n * ring.set.primes().len()));
-    for (k, modulus) in ring.moduli().enumerate() {
-        let mut prg = Prg::new(&seed, ["lattice 0", "lattice 1", "lattice 2"][k]);
+    for (modulus, domain) in moduli.zip(DOMAINS) {
+        let mut prg = Prg::new(&seed, domain);
         let bits = 64 - modulus.p().leading_zeros();
-        let full = (k + 1) * ring.n;
+        let full = out.len() + n;
         while out.len() < full {
-            let draws = prg.reduced(ring.n, bits);
+            let draws = prg.reduced(n, bits);
             let below = draws.into_iter().filter(|draw| *draw < modulus.p());
             let missing = full - out.len();
             out.extend(below.take(missing));
         }
     }
-    Coefficients(out)
 }
 
 #[cfg(test)]

@@ -4,9 +4,12 @@
 use std::hint::black_box;
 
 use crate::{
+    Batch, PackingKeys, Upload,
+    batch::tests::blocks as batch_of_blocks,
     bfv::{Ciphertext, Factor, Factors, SecretKey, Sum, switched_bytes},
     modulus::Modulus,
     ntt::{Portable, Transform, best},
+    packing::{merge, split},
     parameters::{PRIMES, ParameterSet},
     product::{Client, Matrix, Product, Server},
     ring::Ring,
@@ -157,4 +160,69 @@ fn time_of_each_step_and_product() {
     for shape in [[128, 64, 3], [64, 128, 3], [576, 1, 1], [64, 1, 64]] {
         products(48, Factors::Masks, shape);
     }
+}
+
+/// Packing steps, and the private updates of blocks of SmolLM2-135M at rank 8.
+#[test]
+#[ignore = "measures; takes seconds"]
+fn time_of_packed_updates() {
+    let set = ParameterSet::N8192;
+    let client = Client::new(set);
+    let server = Server::new(set, &client.public_key()).unwrap();
+    time("keys for packing, 8 vectors and more", || {
+        black_box(client.packing_keys(8).unwrap());
+    });
+    let keys = client.packing_keys(8).unwrap();
+    println!("{} bytes of keys for packing", keys.len());
+    let keys = PackingKeys::from_bytes(set, 8, &keys).unwrap();
+    let ring = Ring::of(set);
+    let x = || Sum::new(&ring).pack(&ring);
+    let fixed = x();
+    time("switch a key", || drop(black_box(keys.turn(3, &fixed))));
+    time("split a polynomial", || drop(split(&keys, 2, &fixed)));
+    time("merge two polynomials", || {
+        drop(merge(&keys, 2, x(), Some(x())));
+    });
+    for blocks in [1, 15] {
+        updates(&client, &server, &keys, blocks);
+    }
+}
+
+fn updates(client: &Client, server: &Server, keys: &PackingKeys, blocks: usize) {
+    let bits = 56;
+    let steps = 8;
+    let (inputs, products) = batch_of_blocks(bits, steps, 16, blocks);
+    let upload = Upload::new(ParameterSet::N8192, bits, &inputs).unwrap();
+    let batch = Batch::new(&[&upload], &products).unwrap();
+    let values: Vec<Vec<u64>> = inputs
+        .iter()
+        .map(|input| vec![7; input.vectors() * input.columns()])
+        .collect();
+    let values: Vec<&[u64]> = values.iter().map(Vec::as_slice).collect();
+    let factors: Vec<Vec<i64>> = products
+        .iter()
+        .map(|p| vec![5; p.results() / steps * p.columns()])
+        .collect();
+    let factors: Vec<&[i64]> = factors.iter().map(Vec::as_slice).collect();
+    println!(
+        "{blocks} blocks, {steps} steps: a block and step up {}, down {} bytes",
+        upload.request_bytes() / (blocks * steps),
+        batch.response_bytes() / (blocks * steps),
+    );
+    let began = worked();
+    let request = client.upload(&upload, &values);
+    let sent = worked();
+    let received = server.receive(&upload, &request).unwrap();
+    let response = server.respond_batch(&batch, keys, &[&received], &factors);
+    let (response, _) = response.unwrap();
+    let responded = worked();
+    client.finish_batch(&batch, &response).unwrap();
+    let finished = worked();
+    let each = |seconds: f64| seconds * 1e3 / (blocks * steps) as f64;
+    println!(
+        "  milliseconds: request {:.2}, respond {:.2}, finish {:.2}",
+        each(sent - began),
+        each(responded - sent),
+        each(finished - responded),
+    );
 }

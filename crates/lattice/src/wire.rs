@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::LatticeError,
+    modulus::Modulus,
     ring::{Coefficients, Ring},
 };
 
@@ -85,7 +86,17 @@ pub(crate) fn unpack(
 
 /// Appends all residues, prime by prime.
 pub(crate) fn pack_polynomial(out: &mut Vec<u8>, ring: &Ring, x: &Coefficients) {
-    for (modulus, row) in ring.moduli().zip(x.0.chunks_exact(ring.n)) {
+    pack_rows(out, ring.n, ring.moduli(), &x.0);
+}
+
+/// Appends `n` residues of each prime.
+pub(crate) fn pack_rows(
+    out: &mut Vec<u8>,
+    n: usize,
+    moduli: impl Iterator<Item = Modulus>,
+    rows: &[u64],
+) {
+    for (modulus, row) in moduli.zip(rows.chunks_exact(n)) {
         let bits = 64 - modulus.p().leading_zeros();
         pack(out, row.iter().map(|x| u128::from(*x)), bits);
     }
@@ -97,10 +108,23 @@ pub(crate) fn unpack_polynomial(
     ring: &Ring,
     message: &'static str,
 ) -> Result<Coefficients, LatticeError> {
-    let mut out = Zeroizing::new(Vec::with_capacity(ring.n * ring.set.primes().len()));
-    for modulus in ring.moduli() {
+    let mut out = Vec::with_capacity(ring.n * ring.set.primes().len());
+    unpack_rows(&mut out, bytes, ring.n, ring.moduli(), message)?;
+    Ok(Coefficients(Zeroizing::new(out)))
+}
+
+/// `n` residues of each prime from the front of `bytes`; one that is not below its prime is an
+/// error.
+pub(crate) fn unpack_rows(
+    out: &mut Vec<u64>,
+    bytes: &mut &[u8],
+    n: usize,
+    moduli: impl Iterator<Item = Modulus>,
+    message: &'static str,
+) -> Result<(), LatticeError> {
+    for modulus in moduli {
         let bits = 64 - modulus.p().leading_zeros();
-        let row = unpack(bytes, ring.n, bits, message)?;
+        let row = unpack(bytes, n, bits, message)?;
         if row.iter().any(|x| *x >= u128::from(modulus.p())) {
             return Err(LatticeError::Malformed {
                 message,
@@ -109,7 +133,7 @@ pub(crate) fn unpack_polynomial(
         }
         out.extend(row.into_iter().map(|x| x as u64));
     }
-    Ok(Coefficients(out))
+    Ok(())
 }
 
 #[cfg(test)]

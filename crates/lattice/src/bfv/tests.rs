@@ -9,25 +9,25 @@ const SETS: [(ParameterSet, u32); 4] = [
     (ParameterSet::N8192, 64),
 ];
 
-struct World {
-    key: SecretKey,
-    public: PublicKey,
+pub(crate) struct World {
+    pub(crate) key: SecretKey,
+    pub(crate) public: PublicKey,
 }
 
-fn world(set: ParameterSet) -> World {
+pub(crate) fn world(set: ParameterSet) -> World {
     let key = SecretKey::generate(set);
     let public = PublicKey::from_bytes(set, &key.public_key()).unwrap();
     World { key, public }
 }
 
-fn plaintext(n: usize, bits: u32) -> Vec<u64> {
+pub(crate) fn plaintext(n: usize, bits: u32) -> Vec<u64> {
     let mut plain = Randomness::fresh().words(n, bits).to_vec();
     let mask = u64::MAX >> (64 - bits);
     plain[..4].copy_from_slice(&[0, 1, mask, 1 << (bits - 1)]);
     plain
 }
 
-fn encrypt(world: &World, bits: u32, plain: &[u64]) -> Ciphertext {
+pub(crate) fn encrypt(world: &World, bits: u32, plain: &[u64]) -> Ciphertext {
     let mut bytes = Vec::new();
     world.key.encrypt(&mut bytes, bits, plain);
     assert_eq!(bytes.len(), ciphertext_bytes(world.key.set()));
@@ -45,11 +45,11 @@ fn product(world: &World, ciphertext: &Ciphertext, w: &[i64]) -> Sum {
     sum
 }
 
-fn deviation(noise: &[f64]) -> f64 {
+pub(crate) fn deviation(noise: &[f64]) -> f64 {
     (noise.iter().map(|x| x * x).sum::<f64>() / noise.len() as f64).sqrt()
 }
 
-fn small_factors(n: usize, width: u32) -> Vec<i64> {
+pub(crate) fn small_factors(n: usize, width: u32) -> Vec<i64> {
     let words = Randomness::fresh().words(n, width);
     words
         .iter()
@@ -97,13 +97,9 @@ fn products_are_exact_and_noise_keeps_its_bound() {
             let exact = (0..count).fold(0u64, |sum, j| sum.wrapping_add(term(j)));
             assert_eq!(read[at], exact & mask);
         }
-        let bound = Factors::Signed(8).noise_bits(set, bits, count);
+        let bound = Factors::Signed(8).noise(set, bits, count).log2().ceil();
         let largest = noise.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        assert!(
-            largest.log2() <= f64::from(bound),
-            "{} of {bound}",
-            largest.log2()
-        );
+        assert!(largest.log2() <= bound, "{} of {bound}", largest.log2());
     }
 }
 
@@ -136,7 +132,7 @@ fn switched_results_decrypt_at_their_positions() {
 }
 
 /// `c1 / a` by its values, back to coefficients of least magnitude.
-fn divide(ring: &Ring, c1: &Values, a: &Values) -> Vec<i128> {
+pub(crate) fn divide(ring: &Ring, c1: &Values, a: &Values) -> Vec<i128> {
     let mut quotient = ring.zero();
     let rows = quotient.0.chunks_exact_mut(ring.n);
     let operands = c1.0.chunks_exact(ring.n).zip(a.0.chunks_exact(ring.n));
