@@ -38,9 +38,9 @@
 //!
 //! # Security
 //! That of [`Product`](crate::Product): results are re-randomized after merging, then flooded,
-//! masked and switched, and only useful coefficients of the first polynomial are sent. A kept upload
-//! is bound to its shape and to the public key that it came with. What keys for packing rest on:
-//! [`PackingKeys`].
+//! masked and switched, and only useful coefficients of the first polynomial are sent. A kept
+//! upload is bound to its shape and to the public key that it came with. What keys for packing rest
+//! on: [`PackingKeys`].
 //!
 //! What the caller must keep: a *factor* that is a mask is used in one batch and then erased, also
 //! where it failed. A mask of the client may be multiplied any number of times, since its

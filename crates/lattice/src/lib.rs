@@ -38,7 +38,8 @@
 //!
 //! ```
 //! use marill_lattice::{
-//!     Batch, BatchProduct, Client, Factors, Input, PackingKeys, ParameterSet, Server, Term, Upload,
+//!     Batch, BatchProduct, Client, Factors, Input, PackingKeys, ParameterSet, Server, Term,
+//!     Upload,
 //! };
 //!
 //! let set = ParameterSet::N8192;
