@@ -23,6 +23,14 @@
 //! The one with fewer automorphisms is taken where its noise fits: by rows for 8 x 576, by columns
 //! for 1536 x 8.
 //!
+//! # Masks that both share
+//! With `S = S0 + S1` and `r = r0 + r1`, a half of each at each party, `S r` is each party's own
+//! product ([`Batch::own_products`]) and two cross terms, `S0 r1` and `S1 r0`. Either party uploads
+//! its half of that factor which is used more often, or which is smaller, and multiplies the
+//! other's by its half of the other factor: the same [`Upload`] and [`Batch`] in both directions.
+//! What is never encrypted is then free: queries of kept keys, weights of kept values, rows that
+//! scalars scale.
+//!
 //! # Noise
 //! By rows: that of a [`Product`](crate::Product) of as many factors, and what merging adds
 //! ([`crate::packing`]). By columns the noise of taking a column out meets the factors of all rows
@@ -53,6 +61,7 @@
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::{
     bfv::{Factors, switched_bytes},
@@ -358,6 +367,58 @@ impl Batch {
     #[must_use]
     pub fn products(&self) -> &[BatchProduct] {
         &self.products
+    }
+
+    /// The products of numbers that one party has itself, in clear and modulo `2^bits`: values of
+    /// each input of each upload, factors of each product, as for the two parties.
+    ///
+    /// # Panics
+    /// When there are more or fewer.
+    #[must_use]
+    pub fn own_products(
+        &self,
+        values: &[&[&[u64]]],
+        factors: &[&[i64]],
+    ) -> Vec<Zeroizing<Vec<u64>>> {
+        assert_eq!(values.len(), self.uploads.len(), "values of each upload");
+        assert_eq!(
+            factors.len(),
+            self.products.len(),
+            "factors of each product"
+        );
+        let products = self.products.iter().zip(factors);
+        products
+            .map(|(product, factors)| self.own_product(product, values, factors))
+            .collect()
+    }
+
+    fn own_product(
+        &self,
+        product: &BatchProduct,
+        values: &[&[&[u64]]],
+        factors: &[i64],
+    ) -> Zeroizing<Vec<u64>> {
+        let columns = product.columns();
+        assert_eq!(factors.len(), product.rows * columns, "whole rows");
+        let low = u64::MAX >> (64 - self.bits);
+        let mut out = Zeroizing::new(Vec::with_capacity(product.results()));
+        let mut vector = Zeroizing::new(Vec::with_capacity(columns));
+        for b in product.vectors.clone() {
+            vector.clear();
+            for term in &product.terms {
+                let width = self.uploads[term.upload].inputs[term.input].columns;
+                let row = &values[term.upload][term.input][b * width..][..width];
+                vector.extend_from_slice(&row[term.columns.clone()]);
+            }
+            for row in factors.chunks_exact(columns) {
+                let terms = row.iter().zip(&*vector);
+                let sum = terms.fold(0u64, |sum, (w, r)| {
+                    sum.wrapping_add(r.wrapping_mul(*w as u64))
+                });
+                out.push(sum & low);
+            }
+        }
+        out
     }
 
     /// Bytes from the server to the client.

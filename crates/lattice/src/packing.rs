@@ -41,23 +41,34 @@ pub(crate) fn noise(set: ParameterSet, depth: u32) -> f64 {
     DEVIATIONS * (variance(set) * ((2 * depth) as f64).exp2() / 3.0).sqrt()
 }
 
-/// The even half of the useful places, and the odd half moved to even ones: places at multiples of
-/// `2^(depth+1)` each, doubled.
-pub(crate) fn split(keys: &PackingKeys, depth: u32, x: &Packed) -> [Packed; 2] {
+/// The even half of the useful places, and the odd half moved to even ones, where they are wanted:
+/// places at multiples of `2^(depth+1)` each, doubled.
+pub(crate) fn split(
+    keys: &PackingKeys,
+    depth: u32,
+    x: &Packed,
+    wanted: [bool; 2],
+) -> [Option<Packed>; 2] {
     let ring = keys.ring();
     let turned = keys.turn(depth + 1, x);
-    let mut odd = Packed {
-        c0: Coefficients(x.c0.0.clone()),
-        c1: Coefficients(x.c1.0.clone()),
-    };
-    ring.subtract(&mut odd.c0, &turned.c0);
-    ring.subtract(&mut odd.c1, &turned.c1);
     let back = 2 * ring.n - (1 << depth);
-    odd.c0 = ring.shifted(&odd.c0, back);
-    odd.c1 = ring.shifted(&odd.c1, back);
-    let mut even = turned;
-    ring.add(&mut even.c0, &x.c0);
-    ring.add(&mut even.c1, &x.c1);
+    let odd = wanted[1].then(|| {
+        let part = |x: &Coefficients, turned: &Coefficients| {
+            let mut part = Coefficients(x.0.clone());
+            ring.subtract(&mut part, turned);
+            ring.shifted(&part, back)
+        };
+        Packed {
+            c0: part(&x.c0, &turned.c0),
+            c1: part(&x.c1, &turned.c1),
+        }
+    });
+    let even = wanted[0].then(|| {
+        let mut even = turned;
+        ring.add(&mut even.c0, &x.c0);
+        ring.add(&mut even.c1, &x.c1);
+        even
+    });
     [even, odd]
 }
 

@@ -148,23 +148,34 @@ impl Ring {
 
     /// `X` becomes `X^g`, for an odd `g`.
     pub(crate) fn substitute(&self, x: &Coefficients, g: usize) -> Coefficients {
-        self.permuted(x, |i| i * g)
-    }
-
-    /// `X^by` times it, for `by` below `2n`.
-    pub(crate) fn shifted(&self, x: &Coefficients, by: usize) -> Coefficients {
-        self.permuted(x, |i| i + by)
-    }
-
-    /// Coefficient `i` becomes one of `X^to(i)`.
-    fn permuted(&self, x: &Coefficients, to: impl Fn(usize) -> usize) -> Coefficients {
         let n = self.n;
         let mut out = Zeroizing::new(vec![0; x.0.len()]);
         let rows = out.chunks_exact_mut(n).zip(x.0.chunks_exact(n));
         for (limb, (out, row)) in self.limbs.iter().zip(rows) {
-            for (i, x) in row.iter().enumerate() {
-                let at = to(i) & (2 * n - 1);
-                out[at & (n - 1)] = if at < n { *x } else { limb.modulus.sub(0, *x) };
+            let mut at = 0;
+            for x in row {
+                let negated = limb.modulus.sub(0, *x);
+                out[at & (n - 1)] = if at < n { *x } else { negated };
+                at = (at + g) & (2 * n - 1);
+            }
+        }
+        Coefficients(out)
+    }
+
+    /// `X^by` times it, for `by` below `2n`.
+    pub(crate) fn shifted(&self, x: &Coefficients, by: usize) -> Coefficients {
+        let n = self.n;
+        let mut out = Zeroizing::new(Vec::with_capacity(x.0.len()));
+        for (limb, row) in self.limbs.iter().zip(x.0.chunks_exact(n)) {
+            // What passes X^n changes its sign, and once more what passes X^2n.
+            let (stays, wraps) = row.split_at(n - by % n);
+            let negated = |x: &u64| limb.modulus.sub(0, *x);
+            if by < n {
+                out.extend(wraps.iter().map(negated));
+                out.extend(stays);
+            } else {
+                out.extend(wraps);
+                out.extend(stays.iter().map(negated));
             }
         }
         Coefficients(out)

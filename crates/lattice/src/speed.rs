@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use crate::{
-    Batch, PackingKeys, Upload,
-    batch::tests::blocks as batch_of_blocks,
+    Batch, BatchProduct, PackingKeys, Received, Upload,
+    batch::tests::{attention, blocks as batch_of_blocks},
     bfv::{Ciphertext, Factor, Factors, SecretKey, Sum, switched_bytes},
     modulus::Modulus,
     ntt::{Portable, Transform, best},
@@ -169,60 +169,90 @@ fn time_of_packed_updates() {
     let set = ParameterSet::N8192;
     let client = Client::new(set);
     let server = Server::new(set, &client.public_key()).unwrap();
-    time("keys for packing, 8 vectors and more", || {
-        black_box(client.packing_keys(8).unwrap());
+    time("keys for packing, 1 vector and more", || {
+        black_box(client.packing_keys(1).unwrap());
     });
-    let keys = client.packing_keys(8).unwrap();
+    let keys = client.packing_keys(1).unwrap();
     println!("{} bytes of keys for packing", keys.len());
-    let keys = PackingKeys::from_bytes(set, 8, &keys).unwrap();
+    let keys = PackingKeys::from_bytes(set, 1, &keys).unwrap();
     let ring = Ring::of(set);
     let x = || Sum::new(&ring).pack(&ring);
     let fixed = x();
     time("switch a key", || drop(black_box(keys.turn(3, &fixed))));
-    time("split a polynomial", || drop(split(&keys, 2, &fixed)));
+    time("split a polynomial", || {
+        drop(split(&keys, 2, &fixed, [true; 2]))
+    });
     time("merge two polynomials", || {
         drop(merge(&keys, 2, x(), Some(x())));
     });
     for blocks in [1, 15] {
         updates(&client, &server, &keys, blocks);
+        attended(&client, &server, &keys, blocks);
     }
 }
 
 fn updates(client: &Client, server: &Server, keys: &PackingKeys, blocks: usize) {
-    let bits = 56;
-    let steps = 8;
-    let (inputs, products) = batch_of_blocks(bits, steps, 16, blocks);
-    let upload = Upload::new(ParameterSet::N8192, bits, &inputs).unwrap();
-    let batch = Batch::new(&[&upload], &products).unwrap();
-    let values: Vec<Vec<u64>> = inputs
-        .iter()
-        .map(|input| vec![7; input.vectors() * input.columns()])
-        .collect();
-    let values: Vec<&[u64]> = values.iter().map(Vec::as_slice).collect();
+    let (inputs, products) = batch_of_blocks(56, 8, 16, blocks);
+    let upload = Upload::new(ParameterSet::N8192, 56, &inputs).unwrap();
+    packed(client, server, keys, &[upload], &products, 8 * blocks);
+}
+
+/// One direction of the products of masks of attention and normalization.
+fn attended(client: &Client, server: &Server, keys: &PackingKeys, blocks: usize) {
+    let (kept, fresh, products) = attention(48, 8, 120, blocks);
+    let set = ParameterSet::N8192;
+    let uploads = [kept, fresh].map(|inputs| Upload::new(set, 48, &inputs).unwrap());
+    packed(client, server, keys, &uploads, &products, 8 * blocks);
+}
+
+fn packed(
+    client: &Client,
+    server: &Server,
+    keys: &PackingKeys,
+    uploads: &[Upload],
+    products: &[BatchProduct],
+    steps: usize,
+) {
+    let shapes: Vec<&Upload> = uploads.iter().collect();
+    let batch = Batch::new(&shapes, products).unwrap();
+    let mut received = Vec::new();
+    let mut spent = [0.0; 4];
+    for upload in uploads {
+        let inputs = upload.inputs().iter();
+        let values: Vec<Vec<u64>> = inputs
+            .map(|input| vec![7; input.vectors() * input.columns()])
+            .collect();
+        let values: Vec<&[u64]> = values.iter().map(Vec::as_slice).collect();
+        let began = worked();
+        let request = client.upload(upload, &values);
+        let sent = worked();
+        received.push(server.receive(upload, &request).unwrap());
+        spent[0] += sent - began;
+        spent[1] += worked() - sent;
+    }
+    let received: Vec<&Received> = received.iter().collect();
+    let rows = |p: &BatchProduct| p.results() / p.vectors.len();
     let factors: Vec<Vec<i64>> = products
         .iter()
-        .map(|p| vec![5; p.results() / steps * p.columns()])
+        .map(|p| vec![5; rows(p) * p.columns()])
         .collect();
     let factors: Vec<&[i64]> = factors.iter().map(Vec::as_slice).collect();
-    println!(
-        "{blocks} blocks, {steps} steps: a block and step up {}, down {} bytes",
-        upload.request_bytes() / (blocks * steps),
-        batch.response_bytes() / (blocks * steps),
-    );
     let began = worked();
-    let request = client.upload(&upload, &values);
-    let sent = worked();
-    let received = server.receive(&upload, &request).unwrap();
-    let response = server.respond_batch(&batch, keys, &[&received], &factors);
-    let (response, _) = response.unwrap();
+    let response = server.respond_batch(&batch, keys, &received, &factors);
     let responded = worked();
-    client.finish_batch(&batch, &response).unwrap();
-    let finished = worked();
-    let each = |seconds: f64| seconds * 1e3 / (blocks * steps) as f64;
+    client.finish_batch(&batch, &response.unwrap().0).unwrap();
+    spent[2] += responded - began;
+    spent[3] += worked() - responded;
+    let each = spent.map(|seconds| seconds * 1e3 / steps as f64);
+    let requests = uploads.iter().map(Upload::request_bytes);
     println!(
-        "  milliseconds: request {:.2}, respond {:.2}, finish {:.2}",
-        each(sent - began),
-        each(responded - sent),
-        each(finished - responded),
+        "{steps} blocks and steps: up {:?}, down {} bytes; milliseconds each: upload {:.2}, \
+         receive {:.2}, respond {:.2}, finish {:.2}",
+        requests.collect::<Vec<_>>(),
+        batch.response_bytes(),
+        each[0],
+        each[1],
+        each[2],
+        each[3],
     );
 }

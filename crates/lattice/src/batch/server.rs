@@ -291,10 +291,18 @@ impl Work<'_> {
             return self.multiply(sums, users, rest);
         }
         let depth = (self.batch.set.n() / slots.len()).ilog2();
-        let [even, odd] = split(self.keys, depth, rest);
         let middle = slots.start + slots.len() / 2;
-        self.take(sums, columns, of, slots.start..middle, &even);
-        self.take(sums, columns, of, middle..slots.end, &odd);
+        let halves = [slots.start..middle, middle..slots.end];
+        let wanted = halves.each_ref().map(|half| {
+            let mut inside = columns.range(half.clone());
+            inside.next().is_some()
+        });
+        let parts = split(self.keys, depth, rest, wanted);
+        for (half, part) in halves.into_iter().zip(&parts) {
+            if let Some(part) = part {
+                self.take(sums, columns, of, half, part);
+            }
+        }
     }
 
     /// Adds a column, times the factors that meet it, to every polynomial.

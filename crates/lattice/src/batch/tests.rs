@@ -179,6 +179,51 @@ pub(crate) fn blocks(
     (inputs, products)
 }
 
+/// What attention and normalization of blocks with merged heads multiply, for so many steps ahead
+/// of `keys` kept ones: halves of keys and values that are kept, then scalars and rows of each.
+pub(crate) fn attention(
+    bits: u32,
+    steps: usize,
+    keys: usize,
+    blocks: usize,
+) -> (Vec<Input>, Vec<Input>, Vec<BatchProduct>) {
+    let mut kept = Vec::new();
+    let mut products = Vec::new();
+    let product = |upload, input, columns, rows, vectors| BatchProduct {
+        terms: vec![Term {
+            upload,
+            input,
+            columns,
+        }],
+        rows,
+        factors: Factors::Masks,
+        vectors,
+    };
+    for group in 0..3 * blocks {
+        kept.push(Input::new(128, 64));
+        kept.push(Input::new(64, 128));
+        for step in 0..steps {
+            // A query meets all keys to its own; its weights, all values.
+            products.push(product(0, 2 * group, 0..64, 1, 0..keys + step));
+            products.push(product(0, 2 * group + 1, 0..keys + step, 1, 0..64));
+        }
+    }
+    let scalars = Input::of_columns(SET, bits, Factors::Masks, [1, 5 * steps]).unwrap();
+    let mut fresh = Vec::new();
+    for block in 0..blocks {
+        fresh.extend([Input::new(steps, 576), scalars]);
+        for step in 0..steps {
+            // A sum of squares; two rows and three groups' values times a scalar.
+            products.push(product(1, 2 * block, 0..576, 1, step..step + 1));
+            for (at, rows) in [576, 576, 192, 192, 192].into_iter().enumerate() {
+                let column = 5 * step + at;
+                products.push(product(1, 2 * block + 1, column..column + 1, rows, 0..1));
+            }
+        }
+    }
+    (kept, fresh, products)
+}
+
 #[test]
 fn updates_of_a_block_are_exact() {
     let world = world(8);
@@ -273,6 +318,82 @@ fn rows_times_scalars_reach_rings_of_64_bits() {
     let few = [whole(0, scalar, 1, Factors::Masks)];
     let refused = Batch::new(&[&upload], &few).err();
     assert!(matches!(refused, Some(LatticeError::Noise { .. })));
+}
+
+/// One party of products of shared masks: its keys, and its halves.
+struct Half {
+    world: World,
+    values: Vec<Vec<Vec<u64>>>,
+    factors: Vec<Vec<i64>>,
+}
+
+fn half(batch: &Batch) -> Half {
+    let products = batch.products.iter();
+    Half {
+        world: world(1),
+        values: batch.uploads.iter().map(values_of).collect(),
+        factors: products
+            .map(|p| factors(p.rows * p.columns(), batch.bits))
+            .collect(),
+    }
+}
+
+fn lists<T>(all: &[Vec<T>]) -> Vec<&[T]> {
+    all.iter().map(Vec::as_slice).collect()
+}
+
+/// Attention and normalization of a small block, with halves of all masks at both parties.
+#[test]
+fn products_of_shared_masks_are_exact() {
+    let bits = 48;
+    let (kept, fresh, products) = attention(bits, 2, 20, 1);
+    let uploads = [kept, fresh].map(|inputs| Upload::new(SET, bits, &inputs).unwrap());
+    let batch = Batch::new(&[&uploads[0], &uploads[1]], &products).unwrap();
+    let parties = [half(&batch), half(&batch)];
+    let mut totals: Vec<Vec<u64>> = products.iter().map(|p| vec![0; p.results()]).collect();
+    let mut add = |shares: &[Zeroizing<Vec<u64>>]| {
+        for (total, share) in totals.iter_mut().zip(shares) {
+            let pairs = total.iter_mut().zip(&**share);
+            pairs.for_each(|(total, share)| *total = total.wrapping_add(*share));
+        }
+    };
+    for [own, peer] in [[0, 1], [1, 0]].map(|at| at.map(|at| &parties[at])) {
+        let sent = batch.uploads.iter().zip(&own.values);
+        let received: Vec<Received> = sent.map(|(u, v)| send(&own.world, u, v)).collect();
+        let received: Vec<&Received> = received.iter().collect();
+        let server = &own.world.server;
+        let answer = lists(&peer.factors);
+        let (response, theirs) = server
+            .respond_batch(&batch, &own.world.keys, &received, &answer)
+            .unwrap();
+        add(&theirs);
+        add(&own.world.client.finish_batch(&batch, &response).unwrap());
+        let values: Vec<Vec<&[u64]>> = own.values.iter().map(|v| lists(v)).collect();
+        add(&batch.own_products(&lists(&values), &lists(&own.factors)));
+    }
+    let low = u64::MAX >> (64 - bits);
+    let values = |at: usize, input: usize| -> Vec<u64> {
+        let [a, b] = [0, 1].map(|p| &parties[p].values[at][input]);
+        a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
+    };
+    let values: Vec<Vec<Vec<u64>>> = (0..2)
+        .map(|at| {
+            (0..uploads[at].inputs.len())
+                .map(|i| values(at, i))
+                .collect()
+        })
+        .collect();
+    let factors: Vec<Vec<i64>> = (0..products.len())
+        .map(|at| {
+            let [a, b] = [0, 1].map(|p| &parties[p].factors[at]);
+            a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
+        })
+        .collect();
+    let expected = exact(&batch, &lists(&values), &factors);
+    for (at, (total, exact)) in totals.iter().zip(expected).enumerate() {
+        let total: Vec<u64> = total.iter().map(|x| x & low).collect();
+        assert!(total == exact, "product {at}: {:?}", products[at]);
+    }
 }
 
 #[test]
@@ -511,6 +632,20 @@ fn bytes_are_those_of_the_page() {
     assert_eq!(widths.map(|bits| bytes(1, bits)), one);
     let all = [[62_733, 71_515], [62_733, 82_011], [62_733, 92_508]];
     assert_eq!(widths.map(|bits| bytes(15, bits)), all);
+    // Either direction of attention and normalization: kept halves of 128 keys and values, what
+    // a step sends, and its response.
+    let attended = |count: usize| {
+        let (kept, fresh, products) = attention(48, 8, 120, count);
+        let uploads = [kept, fresh].map(|inputs| Upload::new(SET, 48, &inputs).unwrap());
+        let batch = Batch::new(&[&uploads[0], &uploads[1]], &products).unwrap();
+        [
+            uploads[0].request_bytes() / (128 * count),
+            uploads[1].request_bytes() / (8 * count),
+            batch.response_bytes() / (8 * count),
+        ]
+    };
+    assert_eq!(attended(1), [7_201, 19_206, 36_882]);
+    assert_eq!(attended(15), [7_201, 11_522, 31_931]);
     // The same of one step, product by product.
     let mut alone = [0, 0];
     for product in blocks(56, 1, 16, 1).1 {

@@ -55,9 +55,10 @@ fn a_column_is_taken_out_exactly_at_every_depth() {
         // Down a path of both kinds of turns.
         let mut place = 0;
         for step in 0..depth {
-            let [even, odd] = split(&keys, step, &rest);
-            rest = if step % 2 == 0 { odd } else { even };
-            place += usize::from(step % 2 == 0) << step;
+            let turn = usize::from(step % 2 == 0);
+            let halves = split(&keys, step, &rest, [turn == 0, turn == 1]);
+            rest = halves.into_iter().flatten().next().unwrap();
+            place += turn << step;
         }
         let (read, noise) = world.key.decrypt_packed(&rest, BITS);
         for (i, read) in read.iter().enumerate() {
@@ -94,8 +95,8 @@ fn merged_polynomials_have_all_useful_coefficients() {
 /// A column times factors, by the way that takes columns out.
 fn column_times(world: &World, keys: &PackingKeys, x: &Ciphertext, w: &[i64]) -> [Ciphertext; 2] {
     let ring = &*world.public.ring;
-    let [even, _] = split(keys, 0, &halved(ring, x, 1));
-    let column = even.to_ciphertext(ring);
+    let [even, _] = split(keys, 0, &halved(ring, x, 1), [true, false]);
+    let column = even.unwrap().to_ciphertext(ring);
     let mut sum = Sum::new(ring);
     sum.add_product(ring, &column, &Factor::new(ring, w));
     [column, sum.pack(ring).to_ciphertext(ring)]
