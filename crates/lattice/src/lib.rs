@@ -6,6 +6,7 @@
 //! | a matrix of the server times vectors of the client | [`Product`], [`Matrix`] |
 //! | the two parties | [`Client`], [`Server`] |
 //! | products of masks that both parties share | [`SharedProduct`] |
+//! | two-dimensional convolutions | [`Convolution`], [`ConvolutionShape`] |
 //! | many products of vectors that are sent once, packed | [`Upload`], [`Batch`], [`PackingKeys`] |
 //! | what the server needs of the client's key | [`PublicKey`] |
 //! | ring, primes and what they withstand | [`ParameterSet`] |
@@ -89,6 +90,7 @@
 
 mod batch;
 mod bfv;
+mod convolution;
 mod error;
 mod galois;
 mod modulus;
@@ -105,6 +107,7 @@ mod wire;
 
 pub use batch::{Batch, BatchProduct, Input, Received, Term, Upload};
 pub use bfv::{Factors, PublicKey};
+pub use convolution::{Convolution, ConvolutionShape};
 pub use error::LatticeError;
 pub use galois::PackingKeys;
 pub use parameters::ParameterSet;

@@ -4,9 +4,10 @@
 use std::hint::black_box;
 
 use crate::{
-    Batch, BatchProduct, PackingKeys, Received, Upload,
+    Batch, BatchProduct, Convolution, PackingKeys, Received, Upload,
     batch::tests::{attention, blocks as batch_of_blocks},
     bfv::{Ciphertext, Factor, Factors, SecretKey, Sum, switched_bytes},
+    convolution::tests::square,
     modulus::Modulus,
     ntt::{Portable, Transform, best},
     packing::{merge, split},
@@ -255,4 +256,35 @@ fn packed(
         each[2],
         each[3],
     );
+}
+
+/// Convolutions of ResNet-50, 37 bits.
+#[test]
+#[ignore = "measures; takes seconds"]
+fn time_of_convolutions() {
+    let wide = ParameterSet::N8192;
+    for (set, width, shape) in [
+        (wide, 13, square(7, 3, 64, 224, 2)),
+        (wide, 13, square(3, 64, 64, 56, 1)),
+        (wide, 13, square(1, 256, 64, 56, 1)),
+        (wide, 13, square(3, 512, 512, 7, 1)),
+        (ParameterSet::N4096, 9, square(3, 64, 64, 56, 1)),
+    ] {
+        let convolution = Convolution::new(set, 37, width, shape).unwrap();
+        let client = Client::new(set);
+        let server = Server::new(set, &client.public_key()).unwrap();
+        let began = worked();
+        let request = convolution.request(&client, &vec![3; shape.inputs()]);
+        let sent = worked();
+        let weights = vec![2; shape.weights()];
+        let response = convolution.respond(&server, &weights, &request);
+        let responded = worked();
+        convolution.finish(&client, &response.unwrap().0).unwrap();
+        println!(
+            "{shape:?}: request {:.3}, respond {:.3}, finish {:.3} s",
+            sent - began,
+            responded - sent,
+            worked() - responded
+        );
+    }
 }
