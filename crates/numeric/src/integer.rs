@@ -79,6 +79,32 @@ pub const fn product(x: u64, y: u64, bits: u32) -> u64 {
     x.wrapping_mul(y) & low_mask(bits)
 }
 
+/// A value as the integer that it stands for.
+#[inline]
+#[must_use]
+pub const fn read(x: u64, bits: u32, signed: bool) -> i128 {
+    if signed {
+        sign_extend(x, bits) as i128
+    } else {
+        (x & low_mask(bits)) as i128
+    }
+}
+
+/// The same integer in a wider ring.
+#[inline]
+#[must_use]
+pub const fn extend(x: u64, from: u32, signed: bool, to: u32) -> u64 {
+    read(x, from, signed) as u64 & low_mask(to)
+}
+
+/// The product of integers of different widths, each with whether it is signed, modulo `2^out`.
+#[inline]
+#[must_use]
+pub const fn mixed_product(x: (u64, u32, bool), y: (u64, u32, bool), out: u32) -> u64 {
+    let [x, y] = [read(x.0, x.1, x.2), read(y.0, y.1, y.2)];
+    (x as u64).wrapping_mul(y as u64) & low_mask(out)
+}
+
 /// What each party's own high bits add up to: `floor(x / 2^shift)` or one less, in the ring of
 /// `bits - shift` bits. No message; rounding by the shares' own low bits.
 #[inline]

@@ -142,12 +142,46 @@ impl Multiplex {
     }
 
     /// `x·(1 - 2b)`, without a branch.
-    fn signed(&self, bit: &Bits, values: &[u64]) -> Vec<u64> {
+    pub(crate) fn signed(&self, bit: &Bits, values: &[u64]) -> Vec<u64> {
         let signed = values.iter().enumerate().map(|(i, value)| {
             let flip = bit.get(i).wrapping_neg();
             ((value ^ flip).wrapping_sub(flip)) & low_mask(self.bits)
         });
         signed.collect()
+    }
+
+    /// The transfers, of what [`Self::signed`] gives: E0 sends in the first.
+    pub(crate) fn cots<'a, C: Channel, S: Source>(
+        &self,
+        session: &Session<C, S>,
+        bit: &'a Bits,
+        signed: &'a [u64],
+    ) -> [Cot<'a>; 2] {
+        let bits = self.bits;
+        let send = Cot {
+            bits,
+            side: Side::Send(signed),
+        };
+        let choose = Cot {
+            bits,
+            side: Side::Choose(bit),
+        };
+        at_first(session, [send, choose], [choose, send])
+    }
+
+    /// `b_own·x_own` and both transfers' shares.
+    pub(crate) fn finish(&self, bit: &Bits, values: &[u64], products: &[Vec<u64>]) -> Vec<u64> {
+        let own = values.iter().enumerate();
+        let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
+        let products = products[0].iter().zip(&products[1]);
+        let mask = low_mask(self.bits);
+        own.zip(products)
+            .map(|(own, (a, b))| own.wrapping_add(*a).wrapping_add(*b) & mask)
+            .collect()
+    }
+
+    pub(crate) fn message_bits(&self) -> [usize; 2] {
+        [self.bits as usize + 1; 2]
     }
 
     #[must_use]
@@ -160,9 +194,8 @@ impl Multiplex {
 
     #[must_use]
     pub fn cost(&self, n: usize) -> Cost {
-        let bits = n * (self.bits as usize + 1);
         let mut cost = Cost::none();
-        cost.exchange([bits, bits]);
+        cost.exchange(self.message_bits().map(|bits| n * bits));
         cost
     }
 }
@@ -198,16 +231,7 @@ pub fn conversions<C: Channel, S: Source>(
         operations.extend(to_ring.cots(session, bit, own));
     }
     for ((multiplex, bit, _), signed) in list.iter().zip(&signed) {
-        let bits = multiplex.bits;
-        let send = Cot {
-            bits,
-            side: Side::Send(signed),
-        };
-        let choose = Cot {
-            bits,
-            side: Side::Choose(bit),
-        };
-        operations.extend(at_first(session, [send, choose], [choose, send]));
+        operations.extend(multiplex.cots(session, bit, signed));
     }
     let mut shares = cots(session, "bits and ring", &operations)?;
     let chosen = shares.split_off(shares.len() - 2 * list.len());
@@ -219,15 +243,8 @@ pub fn conversions<C: Channel, S: Source>(
     });
     let converted = converted.collect();
     let results = list.iter().zip(chosen.chunks_exact(2));
-    let results = results.map(|((multiplex, bit, values), products)| {
-        let own = values.iter().enumerate();
-        let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
-        let products = products[0].iter().zip(&products[1]);
-        let mask = low_mask(multiplex.bits);
-        own.zip(products)
-            .map(|(own, (a, b))| own.wrapping_add(*a).wrapping_add(*b) & mask)
-            .collect()
-    });
+    let results =
+        results.map(|((multiplex, bit, values), products)| multiplex.finish(bit, values, products));
     Ok([converted, results.collect()])
 }
 
@@ -241,8 +258,9 @@ pub fn conversions_cost(bits: &[(ToRing, usize)], list: &[(Multiplex, usize)]) -
         }
     }
     for (multiplex, n) in list {
-        let bits = n * (multiplex.bits as usize + 1);
-        sent = sent.map(|sent| sent + bits);
+        for (sent, bits) in sent.iter_mut().zip(multiplex.message_bits()) {
+            *sent += n * bits;
+        }
     }
     let mut cost = Cost::none();
     cost.exchange(sent);

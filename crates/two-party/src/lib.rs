@@ -18,7 +18,8 @@
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
 //! | index, distance and domain of a table's argument | [`Digits`] |
-//! | products of secrets | [`Product`], [`CrossTerm`] |
+//! | zero and sign extension | [`Extend`] |
+//! | products of secrets | [`Product`], [`CrossTerm`], of different widths [`MixedProduct`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
 //!
@@ -35,6 +36,7 @@ mod compare;
 mod convert;
 mod cost;
 mod digits;
+mod extend;
 pub mod lookup;
 mod product;
 mod relu;
@@ -49,8 +51,10 @@ pub use self::{
     convert::{Multiplex, ToRing, conversions, conversions_cost, multiplexers},
     cost::Cost,
     digits::{Digits, Parts},
+    extend::{Extend, Reading},
     product::{
-        Combination, Combine, CrossTerm, MAX_WIDTH, Product, combinations, combinations_cost,
+        Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedProduct, Product, combinations,
+        combinations_cost,
     },
     relu::{Relu, ReluTruncate},
     truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},

@@ -14,6 +14,7 @@
 //! Nothing is sent but messages of correlated transfers ([`marill_ot::transfer`]).
 
 mod combination;
+mod mixed;
 
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
@@ -22,7 +23,10 @@ use marill_ot::{
     transfer::{Cot, Side, cot_needs, cots},
 };
 
-pub use self::combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost};
+pub use self::{
+    combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost},
+    mixed::{Factor, MixedProduct},
+};
 use crate::Cost;
 
 /// The transfers of one cross term at its sender.

@@ -4,6 +4,7 @@
 mod bounded;
 mod digits;
 mod tables;
+mod widths;
 mod world;
 
 use marill_numeric::{

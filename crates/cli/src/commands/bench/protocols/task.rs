@@ -4,26 +4,26 @@ use marill_crypto::{Prg, Seed};
 use marill_net::Channel;
 use marill_numeric::{
     fixed::low_mask,
-    integer::{arithmetic_shift, product, relu, relu_truncate, truncate_reduce},
+    integer::{arithmetic_shift, mixed_product, product, relu, relu_truncate, truncate_reduce},
 };
 use marill_ot::{
     Bits, Needs, OtError, Party, Session, Source,
     transfer::{Cot, Side, cot_needs, cots},
 };
 use marill_two_party::{
-    Greater, Product, Radix, Relu, ReluTruncate, Shift, Sign, TruncateReduce,
+    Factor, Greater, MixedProduct, Product, Radix, Reading, Relu, ReluTruncate, Shift, Sign,
+    TruncateReduce,
     lookup::{OneHots, SharedBits, Table, lookup},
 };
 
 /// Names of the list that have no protocol yet.
-pub(super) const PLANNED: [&str; 9] = [
+pub(super) const PLANNED: [&str; 8] = [
     "exp",
     "sigmoid",
     "tanh",
     "rsqrt",
     "divide",
     "maxpool_4",
-    "smul_16_16_32",
     "matmul",
     "conv",
 ];
@@ -37,6 +37,7 @@ pub(super) enum Task {
     TruncateReduce(TruncateReduce),
     Shift(Shift),
     Product(Product),
+    MixedProduct(MixedProduct),
     Table,
 }
 
@@ -98,12 +99,32 @@ pub(super) fn rows(radix: Radix) -> Vec<Row> {
             shifted(Sign::NotNegative),
         ),
         plain("product", 32, 1184.0, Task::Product(Product { bits: 32 })),
+        plain(
+            "smul_16_16_32",
+            32,
+            1140.0,
+            Task::MixedProduct(signed(radix)),
+        ),
         scaled("lut_8_16", INDEX_BITS, ENTRY_BITS, 544.0, Task::Table),
     ]
 }
 
 /// Width and dropped bits of ResNet-50 in CrypTFlow2.
 const FIXED_POINT: (u32, u32) = (37, 12);
+
+/// The signed product of 16 bits by 16 in 32.
+fn signed(radix: Radix) -> MixedProduct {
+    let factor = Factor {
+        bits: 16,
+        reading: Reading::Signed,
+    };
+    MixedProduct {
+        x: factor,
+        y: factor,
+        out: 32,
+        radix,
+    }
+}
 
 const INDEX_BITS: u32 = 8;
 const ENTRY_BITS: u32 = 16;
@@ -155,14 +176,12 @@ impl Task {
                 shared(shift.bits, shift.bits - known)
             }
             Self::Product(product) => {
-                let [x, y] = [0, 1].map(|_| shared(product.bits, product.bits));
-                let [x0, x1] = x.own;
-                let [y0, y1] = y.own;
-                let [(_, x), (_, y)] = [&x.columns[0], &y.columns[0]];
-                Inputs {
-                    own: [[x0, y0].concat(), [x1, y1].concat()],
-                    columns: vec![("x", x.clone()), ("y", y.clone())],
-                }
+                let x = shared(product.bits, product.bits);
+                pair(["x", "y"], x, shared(product.bits, product.bits))
+            }
+            Self::MixedProduct(product) => {
+                let x = shared(product.x.bits, product.x.bits);
+                pair(["x", "y"], x, shared(product.y.bits, product.y.bits))
             }
             Self::Table => shared(INDEX_BITS, INDEX_BITS),
         }
@@ -181,6 +200,7 @@ impl Task {
             Self::TruncateReduce(reduce) => reduce.needs(n),
             Self::Shift(shift) => shift.needs(n),
             Self::Product(product) => product.needs(n),
+            Self::MixedProduct(product) => product.needs(n),
             Self::Table => {
                 let mut needs = OneHots::needs(INDEX_BITS, n);
                 needs.merge(&SharedBits::needs(ENTRY_BITS, n));
@@ -217,6 +237,10 @@ impl Task {
                 let (x, y) = own.split_at(own.len() / 2);
                 product.run(session, x, y)
             }
+            Self::MixedProduct(product) => {
+                let (x, y) = own.split_at(own.len() / 2);
+                product.run(session, x, y)
+            }
             Self::Table => {
                 let one_hots = OneHots::make(session, INDEX_BITS, own.len())?;
                 let output = SharedBits::make(session, ENTRY_BITS, own.len())?;
@@ -240,6 +264,7 @@ impl Task {
             Self::TruncateReduce(reduce) => reduce.bits - reduce.shift,
             Self::Shift(shift) => shift.bits,
             Self::Product(product) => product.bits,
+            Self::MixedProduct(product) => product.out,
             Self::Table => ENTRY_BITS,
         }
     }
@@ -255,8 +280,24 @@ impl Task {
             Self::TruncateReduce(p) => truncate_reduce(value(0), p.bits, p.shift),
             Self::Shift(p) => arithmetic_shift(value(0), p.bits, p.shift),
             Self::Product(p) => product(value(0), value(1), p.bits),
+            Self::MixedProduct(p) => {
+                let factors = [(value(0), p.x.bits, true), (value(1), p.y.bits, true)];
+                mixed_product(factors[0], factors[1], p.out)
+            }
             Self::Table => (value(0) * 40_503) & low_mask(ENTRY_BITS),
         }
+    }
+}
+
+/// Two shared inputs, the second behind the first at each party.
+fn pair(names: [&'static str; 2], x: Inputs, y: Inputs) -> Inputs {
+    let [x0, x1] = x.own;
+    let [y0, y1] = y.own;
+    let columns = x.columns.into_iter().chain(y.columns);
+    let columns = names.into_iter().zip(columns.map(|(_, column)| column));
+    Inputs {
+        own: [[x0, y0].concat(), [x1, y1].concat()],
+        columns: columns.collect(),
     }
 }
 
