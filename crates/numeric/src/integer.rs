@@ -5,6 +5,17 @@
 //! Truncations are faithful: `floor(x / 2^shift)`, never one off, never off by a wrap. Sources:
 //! CrypTFlow2 (CCS '20), SIRNN (S&P '21), as integers.
 
+mod curve;
+mod division;
+mod exponential;
+mod octaves;
+
+pub use self::{
+    curve::{CurveTables, Shape},
+    division::DivisionTables,
+    exponential::ExpTables,
+    octaves::{OctaveTables, Power},
+};
 use crate::fixed::{low_mask, sign_extend};
 
 /// The sign bit.
@@ -62,6 +73,13 @@ pub const fn digits(x: u64, bits: u32, low: u32, index: u32) -> (u64, u64, bool)
         x & low_mask(low),
         above >> index == 0,
     )
+}
+
+/// The digit of `width` bits from bit `at` on.
+#[inline]
+#[must_use]
+pub const fn digit_at(x: u64, at: u32, width: u32) -> u64 {
+    (x >> at) & low_mask(width)
 }
 
 /// The larger of two signed values whose distance is below `2^(bits-1)`.

@@ -18,8 +18,8 @@ pub use crate::tables::approx::{ApproxTables, RECIP_FLOOR, approx_tables};
 pub const PINNED: &str = "2ae2e59a4326edbddd6f5f00b384b28af0b41473e165f9969a30ff0c7429f581";
 
 /// Fractional bits of the internal 128-bit fixed point used while building tables.
-const ONE_BITS: u32 = 52;
-const ONE: i128 = 1 << ONE_BITS;
+pub(crate) const ONE_BITS: u32 = 52;
+pub(crate) const ONE: i128 = 1 << ONE_BITS;
 
 /// Bits of the index of a [`LinearTable`]: 512 intervals.
 pub const INDEX_BITS: u32 = 9;
@@ -190,7 +190,7 @@ fn mul(a: i128, b: i128) -> i128 {
 
 /// `exp(-x)` for `x >= 0`, 52 fractional bits: halve the argument until it is small, sum the
 /// series, square back.
-fn exp_neg(x: i128) -> i128 {
+pub(crate) fn exp_neg(x: i128) -> i128 {
     if x >= 42 * ONE {
         return 0;
     }
@@ -206,7 +206,7 @@ fn exp_neg(x: i128) -> i128 {
 }
 
 /// `1 / (1 + exp(-x))`.
-fn logistic(x: i128) -> i128 {
+pub(crate) fn logistic(x: i128) -> i128 {
     let e = exp_neg(x.abs());
     if x >= 0 {
         (ONE << ONE_BITS) / (ONE + e)

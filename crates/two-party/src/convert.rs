@@ -10,6 +10,8 @@
 //! # Security
 //! Nothing is sent but messages of correlated transfers ([`marill_ot::transfer`]).
 
+pub(crate) mod words;
+
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{

@@ -20,10 +20,13 @@
 //! # Security
 //! A composition of comparison and conversion; nothing is opened.
 
+mod decompose;
+
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{Bits, Needs, OtError, Session, Source, transfer::And};
 
+pub use self::decompose::Decompose;
 use crate::{
     Cost, at_first,
     compare::{

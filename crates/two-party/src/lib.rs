@@ -18,10 +18,13 @@
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
 //! | index, distance and domain of a table's argument | [`Digits`] |
+//! | digits; all bits; the most significant bit that is set | [`Decompose`]; [`ToBits`]; [`LeadingOne`] |
 //! | zero and sign extension | [`Extend`] |
 //! | products of secrets | [`Product`], [`CrossTerm`], of different widths [`MixedProduct`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
+//! | exponential; sigmoid and tangent | [`Exp`]; [`Curve`] |
+//! | reciprocal, square root and its reciprocal; division | [`Octaves`]; [`Divide`] |
 //!
 //! # Security
 //! Semi-honest, from the transfers alone: every message is masked by a pad that its receiver lacks
@@ -32,11 +35,13 @@
 //! Sources: CrypTFlow2 (Rathee et al., CCS '20), SIRNN (Rathee et al., S&P '21); what costs less
 //! here than there is said where it is done.
 
+mod bits;
 mod compare;
 mod convert;
 mod cost;
 mod digits;
 mod extend;
+mod functions;
 pub mod lookup;
 mod product;
 mod relu;
@@ -47,11 +52,13 @@ use marill_ot::Source;
 pub use marill_ot::{Bits, Needs, OtError, Party, Session};
 
 pub use self::{
+    bits::{Leading, LeadingOne, ToBits},
     compare::{Comparisons, Equal, Greater, Msb, Radix},
     convert::{Multiplex, ToRing, conversions, conversions_cost, multiplexers},
     cost::Cost,
-    digits::{Digits, Parts},
+    digits::{Decompose, Digits, Parts},
     extend::{Extend, Reading},
+    functions::{Curve, Divide, Exp, Material, Octaves},
     product::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedProduct, Product, combinations,
         combinations_cost,

@@ -12,7 +12,8 @@
 //! is corrected; its last entry is what the others leave of `b`. Then: open `x - r` (index bits
 //! from each party), rotate the public table by it, and each party adds up the entries that its
 //! share of the vector names; those XOR shares are opened under the random bits and move to the
-//! ring.
+//! ring. [`words`] stops at the XOR shares, and takes XOR-shared indices too: `x ⊕ r` is opened, and
+//! the table permuted instead of rotated.
 //!
 //! Sources: one-hot vectors by doubling, Heath and Kolesnikov, "One hot garbling" (CCS '21); shared
 //! tables on a random index, Dessouky et al. (NDSS '17) and SIRNN (S&P '21, section III). SIRNN
@@ -28,13 +29,17 @@
 
 mod onehot;
 mod shared_bits;
+mod words;
 
 use marill_net::Channel;
-use marill_numeric::fixed::low_mask;
 use marill_ot::{BitWriter, OtError, Session, Source, transfer::exchange};
 
-pub use self::{onehot::OneHots, shared_bits::SharedBits};
-use crate::{Cost, Run};
+pub use self::{
+    onehot::OneHots,
+    shared_bits::SharedBits,
+    words::{Index, Query, words, words_cost},
+};
+use crate::Cost;
 
 /// A public table of `2^index_bits` entries of `out_bits` bits.
 #[derive(Debug, Clone, Copy)]
@@ -72,17 +77,18 @@ pub fn lookup<C: Channel, S: Source>(
     one_hots: OneHots,
     outputs: Vec<SharedBits>,
 ) -> Result<Vec<Vec<u64>>, OtError> {
-    let bits = one_hots.bits();
     let n = indices.len();
-    assert_eq!(one_hots.n(), n, "a one-hot vector per index");
-    assert!(tables.iter().all(|table| table.entries.len() == 1 << bits));
     assert_eq!(outputs.len(), tables.len(), "random bits per table");
-    let differences = open_differences(session, indices, &one_hots)?;
+    let query = Query {
+        index: Index::Sum(indices),
+        tables,
+        one_hots,
+    };
+    let shares = words(session, vec![query])?.remove(0);
     let mut message = BitWriter::new();
     let mut masked = Vec::with_capacity(tables.len());
-    for (table, output) in tables.iter().zip(&outputs) {
+    for ((table, output), shares) in tables.iter().zip(&outputs).zip(shares) {
         assert_eq!((output.n(), output.bits()), (n, table.out_bits));
-        let shares = select(table, &one_hots, &differences);
         let hidden = output.mask(&shares);
         for value in &hidden {
             message.push(*value, table.out_bits);
@@ -111,48 +117,4 @@ pub fn cost(index_bits: u32, out_bits: &[u32], n: usize) -> Cost {
     let entries = n * out_bits.iter().sum::<u32>() as usize;
     cost.exchange([entries, entries]);
     cost
-}
-
-/// `x - r` modulo `2^bits`, public.
-fn open_differences<C: Channel, S: Source>(
-    session: &mut Session<C, S>,
-    indices: &[u64],
-    one_hots: &OneHots,
-) -> Run<Vec<u64>> {
-    let bits = one_hots.bits();
-    let mask = low_mask(bits);
-    let own = indices.iter().zip(one_hots.index());
-    let mut differences: Vec<u64> = own.map(|(x, r)| x.wrapping_sub(*r) & mask).collect();
-    let mut message = BitWriter::new();
-    differences.iter().for_each(|own| message.push(*own, bits));
-    let expected = message.len();
-    let mut received = exchange(session, "table index", message, expected)?;
-    for difference in &mut differences {
-        *difference = difference.wrapping_add(received.take(bits)) & mask;
-    }
-    Ok(differences)
-}
-
-/// XOR of the entries that this party's share of each one-hot vector names, in the table rotated by
-/// the opened difference.
-fn select(table: &Table<'_>, one_hots: &OneHots, differences: &[u64]) -> Vec<u64> {
-    let planes = table.planes();
-    let stride = one_hots.stride();
-    let of = |(i, difference): (usize, &u64)| {
-        let vector = &one_hots.vectors()[i * stride..(i + 1) * stride];
-        let word = *difference as usize / 64;
-        let shift = *difference % 64;
-        let mut value = 0;
-        for (bit, plane) in planes.iter().enumerate() {
-            let mut sum = 0;
-            for (w, vector) in vector.iter().enumerate() {
-                let low = plane[word + w] >> shift;
-                let high = plane[word + w + 1] << 1 << (63 - shift);
-                sum ^= vector & (low | high);
-            }
-            value |= u64::from(sum.count_ones() & 1) << bit;
-        }
-        value
-    };
-    differences.iter().enumerate().map(of).collect()
 }

@@ -17,14 +17,16 @@ use crate::{
 
 const STEP: &str = "one-hot vectors";
 
-/// Of `n` random indices of `bits` bits: XOR shares of their one-hot vectors, additive shares of
-/// the indices.
+/// Of `n` random indices of `bits` bits: XOR shares of their one-hot vectors, additive and XOR
+/// shares of the indices.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct OneHots {
     bits: u32,
     stride: usize,
     vectors: Vec<u64>,
     index: Vec<u64>,
+    /// XOR shares of the same indices.
+    word: Vec<u64>,
 }
 
 /// How much of a pad level `k` takes: the vector's entries but the last, and at E0 as sender the
@@ -84,6 +86,7 @@ struct Growing {
     vectors: Vec<u64>,
     stride: usize,
     index: Vec<u64>,
+    word: Vec<u64>,
 }
 
 /// A level's bit at this party, and its pads.
@@ -185,6 +188,7 @@ impl OneHots {
             stride: grown.stride,
             vectors: grown.vectors,
             index: grown.index.iter().map(|r| r & low_mask(bits)).collect(),
+            word: grown.word,
         };
         Ok((one_hots, words))
     }
@@ -211,6 +215,30 @@ impl OneHots {
     /// Additive shares of the indices.
     pub(super) fn index(&self) -> &[u64] {
         &self.index
+    }
+
+    /// XOR shares of the indices.
+    pub(super) fn word(&self) -> &[u64] {
+        &self.word
+    }
+
+    /// These vectors in parts of `n`.
+    ///
+    /// # Panics
+    /// When they are not a multiple of `n`.
+    #[must_use]
+    pub fn parts(&self, n: usize) -> Vec<Self> {
+        assert!(self.n().is_multiple_of(n), "{} in parts of {n}", self.n());
+        let vectors = self.vectors.chunks(n * self.stride);
+        let indices = self.index.chunks(n).zip(self.word.chunks(n));
+        let parts = vectors.zip(indices).map(|(vectors, (index, word))| Self {
+            bits: self.bits,
+            stride: self.stride,
+            vectors: vectors.to_vec(),
+            index: index.to_vec(),
+            word: word.to_vec(),
+        });
+        parts.collect()
     }
 
     #[must_use]
@@ -274,6 +302,7 @@ impl Growing {
             vectors: (0..n).map(vector).collect(),
             stride: 1,
             index: (0..n).map(|i| bit.get(i)).collect(),
+            word: (0..n).map(|i| bit.get(i)).collect(),
         }
     }
 
@@ -367,6 +396,7 @@ impl Growing {
                 }
             }
             self.index[i] = self.index[i].wrapping_add(bit << k);
+            self.word[i] |= bit << k;
         }
         product.zeroize();
         self.vectors.zeroize();

@@ -93,7 +93,7 @@ impl MixedProduct {
         (!segments.is_empty()).then(|| Plan::new(self.radix, &segments))
     }
 
-    fn to_ring(&self) -> ToRing {
+    fn conversion(&self) -> ToRing {
         let bits = self.out - self.x.bits;
         ToRing { bits }
     }
@@ -161,11 +161,11 @@ impl MixedProduct {
         // One round of transfers: the conversion of one wrap, products of top bits.
         let x_top = x_wrap.clone().unwrap_or_else(|| top_bits(x, self.x.bits));
         let y_top = top_bits(y, self.y.bits);
-        let x_values = self.to_ring().values(&x_top);
-        let y_values = self.to_ring().values(&y_top);
+        let x_values = self.conversion().values(&x_top);
+        let y_values = self.conversion().values(&y_top);
         let mut list: Vec<Cot<'_>> = Vec::new();
         if let Some(wrap) = &x_wrap {
-            list.extend(self.to_ring().cots(session, wrap, &x_values));
+            list.extend(self.conversion().cots(session, wrap, &x_values));
         } else if x_wraps {
             list.push(self.extension().either(session, &x_top, &x_values));
         }
@@ -177,7 +177,7 @@ impl MixedProduct {
         let (converted, both) = shares.split_at(conversions);
         let x = match (&x_wrap, converted.first()) {
             (Some(_), _) => {
-                let wrap = self.to_ring().finish(&x_values, converted);
+                let wrap = self.conversion().finish(&x_values, converted);
                 self.extension().finished(session, x, &wrap)
             }
             (None, Some(products)) => {
@@ -248,7 +248,7 @@ impl MixedProduct {
         let mut needs = self.plan().map_or_else(Needs::none, |plan| plan.needs(n));
         if self.wraps(self.x) {
             if self.x.reading.compares() {
-                needs.merge(&self.to_ring().needs(n));
+                needs.merge(&self.conversion().needs(n));
             } else {
                 needs.merge(&BitProduct::needs(n));
             }
@@ -276,7 +276,7 @@ impl MixedProduct {
         if self.wraps(self.x) {
             let bits = self.out - self.x.bits;
             add(if self.x.reading.compares() {
-                self.to_ring().message_bits()
+                self.conversion().message_bits()
             } else {
                 BitProduct { bits }.message_bits()
             });

@@ -1,7 +1,7 @@
 //! Values cut into index, distance and what is above, with the sign in the same rounds.
 
-use marill_numeric::integer::{digits, msb};
-use marill_two_party::{Digits, Radix};
+use marill_numeric::integer::{digit_at, digits, msb};
+use marill_two_party::{Decompose, Digits, Radix};
 
 use crate::world::{Values, World, split, sum};
 
@@ -93,4 +93,39 @@ fn digits_take_the_rounds_of_one_comparison() {
         protocol.cost(1).rounds
     };
     assert_eq!([None, Some(0)].map(rounds), [7, 7]);
+}
+
+fn decomposes(world: &World, widths: &[u32], values: &[u64]) {
+    let bits = widths.iter().sum();
+    let protocol = Decompose {
+        widths: widths.to_vec(),
+        radix: Radix::Four,
+    };
+    let shares = split(values, bits);
+    let outcome = world.run(&protocol.needs(values.len()), |session| {
+        protocol.run(session, &shares[session.party() as usize])
+    });
+    outcome.costs(protocol.cost(values.len()), &format!("{widths:?}"));
+    let [first, second] = &outcome.shares;
+    let mut at = 0;
+    for (i, width) in widths.iter().enumerate() {
+        let digits = sum(&[first[i].clone(), second[i].clone()], *width);
+        for (value, digit) in values.iter().zip(digits) {
+            assert_eq!(digit, digit_at(*value, at, *width), "{widths:?} {value:#x}");
+        }
+        at += width;
+    }
+}
+
+#[test]
+fn a_value_is_cut_into_digits() {
+    let world = World::new();
+    let all: Vec<u64> = (0..1 << 16).collect();
+    for widths in [&[16][..], &[8, 8], &[1, 3, 5, 7], &[4, 4, 4, 4], &[15, 1]] {
+        decomposes(&world, widths, &all);
+    }
+    for widths in [&[8; 4][..], &[8, 8, 8, 8, 5], &[8; 8], &[9, 2, 26]] {
+        let bits = widths.iter().sum();
+        decomposes(&world, widths, &Values::of(bits, 1_000));
+    }
 }

@@ -1,8 +1,10 @@
 //! Every protocol equals its integer program, and sends what it declares: bytes by party, rounds as
 //! the longest chain of messages.
 
+mod bits;
 mod bounded;
 mod digits;
+mod functions;
 mod tables;
 mod widths;
 mod world;

@@ -75,7 +75,7 @@ fn extension_is_exact_at_every_width() {
 }
 
 fn multiplies(world: &World, protocol: MixedProduct, n: usize) {
-    let MixedProduct { x, y, out, .. } = protocol;
+    let MixedProduct { x, y, .. } = protocol;
     let x_values = allowed(&Values::of(x.bits, n), x.bits, x.reading);
     // Corners meet corners: those of the other factor come eight apart.
     let y_values = Values::of(y.bits, n).into_iter();
@@ -86,7 +86,17 @@ fn multiplies(world: &World, protocol: MixedProduct, n: usize) {
     let x_values: Vec<u64> = (0..n)
         .map(|i| if i < 64 { x_values[i % 8] } else { x_values[i] })
         .collect();
-    let shares = [split(&x_values, x.bits), split(&y_values, y.bits)];
+    // Messages that fit a frame: one that does not is a longer chain.
+    for start in (0..n).step_by(1 << 16) {
+        let part = start..n.min(start + (1 << 16));
+        products_of(world, protocol, &x_values[part.clone()], &y_values[part]);
+    }
+}
+
+fn products_of(world: &World, protocol: MixedProduct, x_values: &[u64], y_values: &[u64]) {
+    let MixedProduct { x, y, out, .. } = protocol;
+    let n = x_values.len();
+    let shares = [split(x_values, x.bits), split(y_values, y.bits)];
     let outcome = world.run(&protocol.needs(n), |session| {
         let party = session.party() as usize;
         protocol.run(session, &shares[0][party], &shares[1][party])

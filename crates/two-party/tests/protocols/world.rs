@@ -37,9 +37,22 @@ impl<T> Outcome<T> {
 
     /// The declared cost is the counted one.
     pub fn costs(&self, declared: Cost, name: &str) {
+        self.sends(declared, name);
+        assert_eq!(self.depth, declared.rounds, "{name}: chain of messages");
+    }
+
+    /// [`Self::costs`] of a composition, behind so many rounds of another phase. A round in which
+    /// both send may begin before the one-way message ahead of it is there, so the chain can be
+    /// shorter than the rounds, never longer.
+    pub fn costs_after(&self, before: u64, declared: Cost, name: &str) {
+        self.sends(declared, name);
+        let rounds = before + declared.rounds;
+        assert!(self.depth <= rounds, "{name}: a chain of {}", self.depth);
+    }
+
+    fn sends(&self, declared: Cost, name: &str) {
         assert_eq!(self.sent, declared.sent, "{name}: bytes by party");
         assert_eq!(self.rounds, declared.rounds, "{name}: rounds");
-        assert_eq!(self.depth, declared.rounds, "{name}: chain of messages");
     }
 }
 
