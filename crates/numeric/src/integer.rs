@@ -90,6 +90,45 @@ pub const fn max(x: u64, y: u64, bits: u32) -> u64 {
     y.wrapping_add(relu(distance, bits)) & low_mask(bits)
 }
 
+/// The largest of signed values less than `2^(bits-1)` apart, and the first place that has it.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn arg_max(values: &[u64], bits: u32) -> (u64, usize) {
+    let later = values.iter().enumerate().skip(1);
+    later.fold((values[0], 0), |best, (place, value)| {
+        if max(best.0, *value, bits) == best.0 {
+            best
+        } else {
+            (*value, place)
+        }
+    })
+}
+
+/// `x` where it is positive and below `cap`, zero below, `cap` above (ReLU6 with `cap = 6`).
+#[inline]
+#[must_use]
+pub const fn relu_capped(x: u64, bits: u32, cap: u64) -> u64 {
+    let positive = relu(x, bits);
+    if positive < cap { positive } else { cap }
+}
+
+/// `floor(x / divisor)` of a signed value.
+#[inline]
+#[must_use]
+pub const fn divide_by(x: u64, bits: u32, divisor: u64) -> u64 {
+    let quotient = (sign_extend(x, bits) as i128).div_euclid(divisor as i128);
+    quotient as u64 & low_mask(bits)
+}
+
+/// `floor(Σ x_i / count)` of signed values whose sum fits.
+#[must_use]
+pub fn average(values: &[u64], bits: u32) -> u64 {
+    let sum = values.iter().fold(0u64, |sum, x| sum.wrapping_add(*x));
+    divide_by(sum, bits, values.len() as u64)
+}
+
 /// The product in the ring.
 #[inline]
 #[must_use]

@@ -14,7 +14,9 @@
 //! | several comparisons in the rounds of one | [`Comparisons`] |
 //! | the sign bit | [`Msb`] |
 //! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`], [`conversions`] |
-//! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
+//! | ReLU, with a cap (ReLU6), and with a truncation in one | [`Relu`], [`ReluCapped`], [`ReluTruncate`] |
+//! | the largest value, and its place; averages; windows | [`Maximum`], [`ArgMax`]; [`Average`]; [`Windows`] |
+//! | division by a public number | [`DivideBy`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
 //! | index, distance and domain of a table's argument | [`Digits`] |
@@ -40,9 +42,11 @@ mod compare;
 mod convert;
 mod cost;
 mod digits;
+mod divide_by;
 mod extend;
 mod functions;
 pub mod lookup;
+mod pool;
 mod product;
 mod relu;
 mod truncate;
@@ -57,13 +61,15 @@ pub use self::{
     convert::{Multiplex, ToRing, conversions, conversions_cost, multiplexers},
     cost::Cost,
     digits::{Decompose, Digits, Parts},
+    divide_by::DivideBy,
     extend::{Extend, Reading},
     functions::{Curve, Divide, Exp, Material, Octaves},
+    pool::{ArgMax, Average, Maximum, Windows},
     product::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedProduct, Product, combinations,
         combinations_cost,
     },
-    relu::{Relu, ReluTruncate},
+    relu::{Relu, ReluCapped, ReluTruncate},
     truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},
 };
 

@@ -14,10 +14,13 @@
 //! # Security
 //! A composition of comparison, conversion and multiplexer; nothing is opened.
 
+mod capped;
+
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{Bits, Needs, OtError, Session, Source, transfer::together};
 
+pub use self::capped::ReluCapped;
 use crate::{
     Cost, at_first,
     compare::{
