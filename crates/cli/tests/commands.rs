@@ -236,7 +236,7 @@ fn flags_of_another_source_of_transfers_are_refused() {
 fn a_protocol_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     for (name, message) in [
-        ("exp", "`exp` is not there yet"),
+        ("conv", "`conv` is not there yet"),
         ("expp", "no protocol is called `expp`"),
     ] {
         let output = marill(dir.path(), &["bench", "protocols", name]);

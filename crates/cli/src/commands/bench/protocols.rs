@@ -78,7 +78,10 @@ struct Measured {
     seen: [Seen; 2],
     outputs: Vec<u64>,
     mismatches: usize,
+    /// Largest distance to the integer program, or to the floor of a function's exact value.
     max_ulp: u64,
+    /// Largest distance to the exact value itself.
+    max_distance: f64,
 }
 
 fn party(
@@ -129,17 +132,27 @@ fn measure(row: &Row, inputs: &Inputs, extension: Extension) -> anyhow::Result<M
     let outputs: Vec<u64> = sums.map(|(a, b)| a.wrapping_add(*b) & mask).collect();
     let mut mismatches = 0;
     let mut max_ulp = 0;
+    let mut max_distance = 0.0f64;
     for (i, output) in outputs.iter().enumerate() {
         let expected = row.task.expected(inputs, i);
-        let distance = output.wrapping_sub(expected) & mask;
-        max_ulp = max_ulp.max(distance.min(distance.wrapping_neg() & mask));
         mismatches += usize::from(*output != expected);
+        let distance = output.wrapping_sub(expected) & mask;
+        let distance = distance.min(distance.wrapping_neg() & mask);
+        let whole = (distance, distance as f64);
+        let of_real = row.task.exact(inputs, i, *output);
+        let (ulp, distance) = of_real.map_or(whole, |(exact, output)| {
+            let ulp = output.abs_diff(exact.floor() as i64);
+            (ulp, (output as f64 - exact).abs())
+        });
+        max_ulp = max_ulp.max(ulp);
+        max_distance = max_distance.max(distance);
     }
     Ok(Measured {
         seen,
         outputs,
         mismatches,
         max_ulp,
+        max_distance,
     })
 }
 
@@ -232,9 +245,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "CPU µs per party",
         "online",
         "max ulp",
+        "distance",
         "mismatches",
     ])
-    .right(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    .right(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
     let mut sound = true;
     let mut setup = 0;
     for row in &rows {
@@ -286,7 +300,8 @@ fn line(row: &Row, args: &Args, made_by: Extension, measured: &Measured) -> serd
         "rounds": traffic[3].rounds, "offline_rounds": traffic[2].rounds,
         "us_per_instance": measured.micros(0) + measured.micros(1),
         "online_us_per_instance": measured.micros(1),
-        "max_ulp": measured.max_ulp, "mismatches": measured.mismatches,
+        "max_ulp": measured.max_ulp, "max_distance": measured.max_distance,
+        "mismatches": measured.mismatches,
         "sci_bytes_per_instance": row.sci,
     })
 }
@@ -308,6 +323,7 @@ fn cells(row: &Row, measured: &Measured) -> Vec<String> {
         format!("{:.3}", measured.micros(0) + measured.micros(1)),
         format!("{:.3}", measured.micros(1)),
         measured.max_ulp.to_string(),
+        format!("{:.2}", measured.max_distance),
         measured.mismatches.to_string(),
     ]
 }
