@@ -5,8 +5,8 @@
 //! ring, never one off. [`marill_numeric::integer::divide_by`].
 //!
 //! # Construction
-//! CrypTFlow2, CCS '20, section 3.2.2 (division), with other comparisons. With `x + 2^(bits-1) = u_0
-//! + u_1 - w·2^bits`, quotients and remainders `u_0 - 2^(bits-1) = q_0·d + r_0`, `u_1 = q_1·d +
+//! CrypTFlow2, CCS '20, section 3.2.2 (division), with other comparisons. With `x + 2^(bits-1) =
+//! u_0 + u_1 - w·2^bits`, quotients and remainders `u_0 - 2^(bits-1) = q_0·d + r_0`, `u_1 = q_1·d +
 //! r_1` and `2^bits = q·d + r`, the result is `q_0 + q_1 - w·q + c` with `c = floor((r_0 + r_1 -
 //! w·r)/d)`. Without a wrap `c = 1{r_0 + r_1 >= d}`, with one `c = 1{r_0 + r_1 >= d + r} - 1{r_0 +
 //! r_1 < r}`: three comparisons of a bit or two more than the divisor has, of values that the

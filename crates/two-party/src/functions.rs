@@ -19,9 +19,9 @@ pub use self::{curve::Curve, divide::Divide, exp::Exp, octaves::Octaves};
 use crate::{Bits, Run, lookup::OneHots};
 
 /// One-hot vectors of one batch, made before its inputs are there.
-pub struct Material(Vec<OneHots>);
+pub struct Prepared(Vec<OneHots>);
 
-impl Material {
+impl Prepared {
     /// Makes one batch of vectors for indices of each of these widths.
     fn make<C: Channel, S: Source>(
         session: &mut Session<C, S>,

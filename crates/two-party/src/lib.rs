@@ -14,13 +14,13 @@
 //! | several comparisons in the rounds of one | [`Comparisons`] |
 //! | the sign bit | [`Msb`] |
 //! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`], [`conversions`] |
-//! | ReLU, with a cap (ReLU6), and with a truncation in one | [`Relu`], [`ReluCapped`], [`ReluTruncate`] |
-//! | the largest value, and its place; averages; windows | [`Maximum`], [`ArgMax`]; [`Average`]; [`Windows`] |
+//! | ReLU, with a truncation in one, with a cap | [`Relu`], [`ReluTruncate`], [`ReluCapped`] |
+//! | the largest value, its place; averages | [`Maximum`], [`ArgMax`]; [`Average`], [`Windows`] |
 //! | division by a public number | [`DivideBy`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
 //! | truncate, extend or reduce a value with room above it | [`Truncate`] |
 //! | index, distance and domain of a table's argument | [`Digits`] |
-//! | digits; all bits; the most significant bit that is set | [`Decompose`]; [`ToBits`]; [`LeadingOne`] |
+//! | digits; all bits; the highest bit that is set | [`Decompose`]; [`ToBits`]; [`LeadingOne`] |
 //! | zero and sign extension | [`Extend`] |
 //! | products of secrets | [`Product`], [`CrossTerm`], of different widths [`MixedProduct`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
@@ -63,7 +63,7 @@ pub use self::{
     digits::{Decompose, Digits, Parts},
     divide_by::DivideBy,
     extend::{Extend, Reading},
-    functions::{Curve, Divide, Exp, Material, Octaves},
+    functions::{Curve, Divide, Exp, Octaves, Prepared},
     pool::{ArgMax, Average, Maximum, Windows},
     product::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedProduct, Product, combinations,

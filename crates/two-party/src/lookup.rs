@@ -12,8 +12,8 @@
 //! is corrected; its last entry is what the others leave of `b`. Then: open `x - r` (index bits
 //! from each party), rotate the public table by it, and each party adds up the entries that its
 //! share of the vector names; those XOR shares are opened under the random bits and move to the
-//! ring. [`words`] stops at the XOR shares, and takes XOR-shared indices too: `x ⊕ r` is opened, and
-//! the table permuted instead of rotated.
+//! ring. [`words()`] stops at the XOR shares, and takes XOR-shared indices too: `x ⊕ r` is opened,
+//! and the table permuted instead of rotated.
 //!
 //! Sources: one-hot vectors by doubling, Heath and Kolesnikov, "One hot garbling" (CCS '21); shared
 //! tables on a random index, Dessouky et al. (NDSS '17) and SIRNN (S&P '21, section III). SIRNN

@@ -11,9 +11,9 @@
 //!
 //! [`local_truncate_reduce`] leaves the carry out: no message, no round. Its ideal functionality
 //! takes `x`, draws `u` uniformly below `2^s`, gives `u` to E0 and `x - u` modulo `2^s` to E1, and
-//! shares of `floor((x - u) / 2^s)` to both: each party knows the low bits of its own share, by which
-//! the result is rounded. That is `floor(x / 2^s)`, or one less where `u` is above `x` modulo `2^s`;
-//! its mean is `x / 2^s - (1 - 2^-s)/2`.
+//! shares of `floor((x - u) / 2^s)` to both: each party knows the low bits of its own share, by
+//! which the result is rounded. That is `floor(x / 2^s)`, or one less where `u` is above `x` modulo
+//! `2^s`; its mean is `x / 2^s - (1 - 2^-s)/2`.
 //!
 //! # Security
 //! A composition of comparison and conversion; nothing is opened.

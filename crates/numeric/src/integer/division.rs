@@ -9,8 +9,8 @@ use super::curve::widest;
 use crate::fixed::{low_mask, sign_extend};
 
 /// `a/b` of signed `a` and positive `b` of `bits` bits and one scale; results of `out_bits` at
-/// `out_scale`, for quotients below `2^(out_bits - 1 - out_scale)` in magnitude. Any others are what
-/// the program says.
+/// `out_scale`, for quotients below `2^(out_bits - 1 - out_scale)` in magnitude. Any others are
+/// what the program says.
 #[derive(Debug, Clone)]
 pub struct DivisionTables {
     pub bits: u32,

@@ -1,9 +1,9 @@
 //! Powers of a positive number over many octaves, by lines: `1/x`, `1/sqrt(x)`, `sqrt(x)`.
 //!
-//! An octave `[2^k, 2^(k+1))` has `2^mantissa` lines. Against the exact value over 16 bits, at scale
-//! 12 with 5 bits of mantissa (6 for `1/x`) and at scale 14 with 6, `|out - floor(f(x))|` is at most
-//! 1 unit for `sqrt` and 2 for the others wherever the result fits: at scale 12 `1/sqrt(x)` from
-//! 1/64 on, `1/x` from 1/8 on (tests). What does not fit is the largest result.
+//! An octave `[2^k, 2^(k+1))` has `2^mantissa` lines. Against the exact value over 16 bits, at
+//! scale 12 with 5 bits of mantissa (6 for `1/x`) and at scale 14 with 6, `|out - floor(f(x))|` is
+//! at most 1 unit for `sqrt` and 2 for the others wherever the result fits: at scale 12 `1/sqrt(x)`
+//! from 1/64 on, `1/x` from 1/8 on (tests). What does not fit is the largest result.
 
 use super::curve::widest;
 use crate::fixed::low_mask;

@@ -5,10 +5,10 @@
 //! [`marill_numeric::integer::digit_at`].
 //!
 //! # Construction
-//! SIRNN, S&P '21, section III-D: a digit is the sum of the shares' digits and the carry from below,
-//! which is the carry out of the digit below, or that digit's passing on of its own carry: `c_{i+1}
-//! = g_i ⊕ e_i·c_i`. All `g` and `e` are compared at once, then the carries follow one another.
-//! There digit 0 converts a carry that is always zero; here nothing is sent for it.
+//! SIRNN, S&P '21, section III-D: a digit is the sum of the shares' digits and the carry from
+//! below, which is the carry out of the digit below, or that digit's passing on of its own carry:
+//! `c_{i+1} = g_i ⊕ e_i·c_i`. All `g` and `e` are compared at once, then the carries follow one
+//! another. There digit 0 converts a carry that is always zero; here nothing is sent for it.
 //!
 //! # Security
 //! A composition of comparison, ANDs and conversion; nothing is opened.

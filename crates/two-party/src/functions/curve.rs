@@ -8,8 +8,8 @@
 //!
 //! # Construction
 //! SIRNN, S&P '21, section V-C, computes an exponential of the absolute value, a reciprocal by
-//! Goldschmidt's iteration and a product. A line costs less: the value's high bits are its index, in
-//! the rounds of one comparison; value and slope are looked up with one one-hot vector and stay
+//! Goldschmidt's iteration and a product. A line costs less: the value's high bits are its index,
+//! in the rounds of one comparison; value and slope are looked up with one one-hot vector and stay
 //! shared by XOR; the slope's bits choose the distance while the value moves to the ring, in one
 //! round ([`super::line`]); then one truncation. Where numbers go beyond the lines, [`Digits`] says
 //! so and of which sign they are, in the same rounds, and a multiplexer takes the tail.
@@ -31,7 +31,7 @@ use marill_ot::{
     transfer::{And, and},
 };
 
-use super::{Material, line::Line, place::Place};
+use super::{Prepared, line::Line, place::Place};
 use crate::{
     Bits, Cost, Digits, Multiplex, Radix, Run, ToRing, TruncateReduce, at_first,
     convert::words::{round, total},
@@ -154,8 +154,8 @@ impl Curve {
         &self,
         session: &mut Session<C, S>,
         n: usize,
-    ) -> Result<Material, OtError> {
-        Material::make(session, &[self.tables.index], n)
+    ) -> Result<Prepared, OtError> {
+        Prepared::make(session, &[self.tables.index], n)
     }
 
     /// Additive shares of the function.
@@ -183,7 +183,7 @@ impl Curve {
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
-        material: Material,
+        material: Prepared,
     ) -> Result<Vec<u64>, OtError> {
         let place = self.place(session, shares)?;
         let tables = self.entries();
@@ -255,7 +255,7 @@ impl Curve {
 
     #[must_use]
     pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Material::needs(&[self.tables.index], n);
+        let mut needs = Prepared::needs(&[self.tables.index], n);
         if self.tables.clips() {
             needs.merge(&self.digits().needs(n));
             needs.add_triples(1, n);
@@ -272,7 +272,7 @@ impl Curve {
     /// Messages of [`Self::prepare`].
     #[must_use]
     pub fn offline_cost(&self, n: usize) -> Cost {
-        Material::cost(&[self.tables.index], n)
+        Prepared::cost(&[self.tables.index], n)
     }
 
     /// Messages of [`Self::run_with`].

@@ -8,9 +8,9 @@
 //!
 //! # Construction
 //! As SIRNN, S&P '21, section V-B, without Goldschmidt's iteration. The divisor's bits ([`ToBits`])
-//! give its leading one ([`LeadingOne`]), whose vector, read from its other end, is the power of two
-//! that normalizes divisor and numerator: bits that choose ([`Words`]), in one round, so that nothing
-//! is to be undone afterwards. The reciprocal of the normalized divisor is a line
+//! give its leading one ([`LeadingOne`]), whose vector, read from its other end, is the power of
+//! two that normalizes divisor and numerator: bits that choose ([`Words`]), in one round, so that
+//! nothing is to be undone afterwards. The reciprocal of the normalized divisor is a line
 //! ([`super::line`]); one [`MixedProduct`] and one truncation end it.
 //!
 //! # Cost
@@ -23,7 +23,7 @@ use marill_net::Channel;
 use marill_numeric::integer::DivisionTables;
 use marill_ot::{Needs, OtError, Session, Source};
 
-use super::{Material, line::Line, place::Place};
+use super::{Prepared, line::Line, place::Place};
 use crate::{
     Cost, Extend, Factor, LeadingOne, MixedProduct, Radix, Reading, Run, ToBits, TruncateReduce,
     conversions,
@@ -130,8 +130,8 @@ impl Divide {
         &self,
         session: &mut Session<C, S>,
         n: usize,
-    ) -> Result<Material, OtError> {
-        Material::make(session, &[self.tables.index], n)
+    ) -> Result<Prepared, OtError> {
+        Prepared::make(session, &[self.tables.index], n)
     }
 
     /// Additive shares of `a/b`.
@@ -161,7 +161,7 @@ impl Divide {
         session: &mut Session<C, S>,
         a: &[u64],
         b: &[u64],
-        material: Material,
+        material: Prepared,
     ) -> Result<Vec<u64>, OtError> {
         assert_eq!(a.len(), b.len(), "as many numerators as divisors");
         let a = self.extension().run(session, a)?;
@@ -210,7 +210,7 @@ impl Divide {
 
     #[must_use]
     pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Material::needs(&[self.tables.index], n);
+        let mut needs = Prepared::needs(&[self.tables.index], n);
         let (to_bits, leading) = self.leading();
         for words in self.normalizing() {
             needs.merge(&words.times_needs(n));
@@ -233,7 +233,7 @@ impl Divide {
     /// Messages of [`Self::prepare`].
     #[must_use]
     pub fn offline_cost(&self, n: usize) -> Cost {
-        Material::cost(&[self.tables.index], n)
+        Prepared::cost(&[self.tables.index], n)
     }
 
     /// Messages of [`Self::run_with`].

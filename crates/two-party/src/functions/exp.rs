@@ -7,10 +7,10 @@
 //! Within 2 units of the floor of the exact value for 16 bits and scales from 8 to 14.
 //!
 //! # Construction
-//! Digits by [`Decompose`]; each is looked up in its table, shared by XOR. Of a pair one factor goes
-//! to the ring and the other one chooses bit by bit ([`Words`]), so that products of entries have no
-//! wraps at all; [`Truncate`] cuts them off. Products of products are [`MixedProduct`]s of values
-//! that are not negative.
+//! Digits by [`Decompose`]; each is looked up in its table, shared by XOR. Of a pair one factor
+//! goes to the ring and the other one chooses bit by bit ([`Words`]), so that products of entries
+//! have no wraps at all; [`Truncate`] cuts them off. Products of products are [`MixedProduct`]s of
+//! values that are not negative.
 //!
 //! # Cost
 //! 16.12: 257 bytes and the extension's, 14 rounds, and 7 for the one-hot vectors.
@@ -22,7 +22,7 @@ use marill_net::Channel;
 use marill_numeric::integer::ExpTables;
 use marill_ot::{Needs, OtError, Session, Source};
 
-use super::{Material, planes};
+use super::{Prepared, planes};
 use crate::{
     Bits, Cost, Decompose, Factor, MixedProduct, Radix, Reading, Run, Truncate, conversions,
     convert::words::{Words, round},
@@ -147,8 +147,8 @@ impl Exp {
         &self,
         session: &mut Session<C, S>,
         n: usize,
-    ) -> Result<Material, OtError> {
-        Material::make(session, &self.tables.widths, n)
+    ) -> Result<Prepared, OtError> {
+        Prepared::make(session, &self.tables.widths, n)
     }
 
     /// Additive shares of `exp(-z)`.
@@ -176,7 +176,7 @@ impl Exp {
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
-        material: Material,
+        material: Prepared,
     ) -> Result<Vec<u64>, OtError> {
         let one_hots = material.of(shares.len());
         let digits = self.digits().run(session, shares)?;
@@ -261,7 +261,7 @@ impl Exp {
 
     #[must_use]
     pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Material::needs(&self.tables.widths, n);
+        let mut needs = Prepared::needs(&self.tables.widths, n);
         needs.merge(&self.digits().needs(n));
         for i in (0..self.count()).step_by(2) {
             needs.merge(&self.entry(i).ring_needs(n));
@@ -283,7 +283,7 @@ impl Exp {
     /// Messages of [`Self::prepare`].
     #[must_use]
     pub fn offline_cost(&self, n: usize) -> Cost {
-        Material::cost(&self.tables.widths, n)
+        Prepared::cost(&self.tables.widths, n)
     }
 
     /// Messages of [`Self::run_with`].

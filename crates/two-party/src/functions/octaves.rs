@@ -28,7 +28,7 @@ use marill_ot::{
     transfer::{And, and},
 };
 
-use super::{Material, line::Line};
+use super::{Prepared, line::Line};
 use crate::{
     Bits, Cost, Extend, Leading, LeadingOne, Radix, Reading, Run, ToBits, TruncateReduce,
     convert::words::round,
@@ -109,8 +109,8 @@ impl Octaves {
         &self,
         session: &mut Session<C, S>,
         n: usize,
-    ) -> Result<Material, OtError> {
-        Material::make(session, &[self.tables.index()], n)
+    ) -> Result<Prepared, OtError> {
+        Prepared::make(session, &[self.tables.index()], n)
     }
 
     /// Additive shares of the power.
@@ -138,7 +138,7 @@ impl Octaves {
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
-        material: Material,
+        material: Prepared,
     ) -> Result<Vec<u64>, OtError> {
         let wide = self.extension().run(session, shares)?;
         let place = self.place();
@@ -163,7 +163,7 @@ impl Octaves {
 
     #[must_use]
     pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Material::needs(&[self.tables.index()], n);
+        let mut needs = Prepared::needs(&[self.tables.index()], n);
         let place = self.place();
         for more in [
             self.extension().needs(n),
@@ -179,7 +179,7 @@ impl Octaves {
     /// Messages of [`Self::prepare`].
     #[must_use]
     pub fn offline_cost(&self, n: usize) -> Cost {
-        Material::cost(&[self.tables.index()], n)
+        Prepared::cost(&[self.tables.index()], n)
     }
 
     /// Messages of [`Self::run_with`].

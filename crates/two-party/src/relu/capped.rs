@@ -1,7 +1,8 @@
 //! ReLU with a cap: ReLU6 where the cap is six.
 //!
 //! # Functionality
-//! Additive shares of `min(relu(x), cap)`, of any signed `x`. [`marill_numeric::integer::relu_capped`].
+//! Additive shares of `min(relu(x), cap)`, of any signed `x`.
+//! [`marill_numeric::integer::relu_capped`].
 //!
 //! # Construction
 //! CrypTFlow2, CCS '20, on ReLU6: the signs of `x` and of `x - cap`, compared at once. Both bits'

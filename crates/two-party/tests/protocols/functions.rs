@@ -18,8 +18,8 @@ pub struct Declared {
     pub online: Cost,
 }
 
-/// Runs a function on `n` instances, checks what it sends before and after its inputs are there, and
-/// adds its shares up.
+/// Runs a function on `n` instances, checks what it sends before and after its inputs are there,
+/// and adds its shares up.
 pub fn outputs(
     world: &World,
     declared: &Declared,
