@@ -162,6 +162,27 @@ pub const fn mixed_product(x: (u64, u32, bool), y: (u64, u32, bool), out: u32) -
     (x as u64).wrapping_mul(y as u64) & low_mask(out)
 }
 
+/// The product of a matrix of `shape[0]` by `shape[1]` and one of `shape[1]` by `shape[2]`, row by
+/// row, of integers of different widths, each with whether it is signed, modulo `2^out`.
+#[must_use]
+pub fn mixed_matrix(
+    shape: [usize; 3],
+    x: (&[u64], u32, bool),
+    y: (&[u64], u32, bool),
+    out: u32,
+) -> Vec<u64> {
+    let [rows, inner, columns] = shape;
+    let of = |i: usize| {
+        let terms = (0..inner).map(|k| {
+            let x = (x.0[i / columns * inner + k], x.1, x.2);
+            let y = (y.0[k * columns + i % columns], y.1, y.2);
+            mixed_product(x, y, out)
+        });
+        terms.fold(0u64, u64::wrapping_add) & low_mask(out)
+    };
+    (0..rows * columns).map(of).collect()
+}
+
 /// What each party's own high bits add up to: `floor(x / 2^shift)` or one less, in the ring of
 /// `bits - shift` bits. No message; rounding by the shares' own low bits.
 #[inline]

@@ -22,7 +22,8 @@
 //! | index, distance and domain of a table's argument | [`Digits`] |
 //! | digits; all bits; the highest bit that is set | [`Decompose`]; [`ToBits`]; [`LeadingOne`] |
 //! | zero and sign extension | [`Extend`] |
-//! | products of secrets | [`Product`], [`CrossTerm`], of different widths [`MixedProduct`] |
+//! | products of secrets | [`Product`], [`CrossTerm`] |
+//! | products of different widths, of matrices too | [`MixedProduct`], [`MixedMatrix`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
 //! | exponential; sigmoid and tangent | [`Exp`]; [`Curve`] |
@@ -66,8 +67,8 @@ pub use self::{
     functions::{Curve, Divide, Exp, Octaves, Prepared},
     pool::{ArgMax, Average, Maximum, Windows},
     product::{
-        Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedProduct, Product, combinations,
-        combinations_cost,
+        Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct, Product,
+        combinations, combinations_cost,
     },
     relu::{Relu, ReluCapped, ReluTruncate},
     truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},

@@ -14,6 +14,7 @@
 //! Nothing is sent but messages of correlated transfers ([`marill_ot::transfer`]).
 
 mod combination;
+mod matrix;
 mod mixed;
 
 use marill_net::Channel;
@@ -25,6 +26,7 @@ use marill_ot::{
 
 pub use self::{
     combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost},
+    matrix::MixedMatrix,
     mixed::{Factor, MixedProduct},
 };
 use crate::Cost;

@@ -2,9 +2,9 @@
 
 use marill_numeric::{
     fixed::low_mask,
-    integer::{extend, mixed_product},
+    integer::{extend, mixed_matrix, mixed_product},
 };
-use marill_two_party::{Extend, Factor, MixedProduct, Radix, Reading};
+use marill_two_party::{Extend, Factor, MixedMatrix, MixedProduct, Radix, Reading};
 
 use crate::world::{Values, World, split, sum};
 
@@ -166,4 +166,80 @@ fn a_signed_product_costs_what_it_says() {
     let cost = signed(16, 16, 32).cost(8);
     assert_eq!(cost.bytes(), 2 * 90 + 16 + 2 * 17 + 2 * 408);
     assert_eq!(cost.rounds, 7);
+}
+
+fn matrices(world: &World, protocol: MixedMatrix) {
+    let MixedMatrix { x, y, out, .. } = protocol;
+    let shape = [protocol.rows, protocol.inner, protocol.columns];
+    let of = |factor: Factor, n| allowed(&Values::of(factor.bits, n), factor.bits, factor.reading);
+    let [rows, inner, columns] = shape;
+    let x_values = of(x, rows * inner);
+    let y_values = of(y, inner * columns);
+    let shares = [split(&x_values, x.bits), split(&y_values, y.bits)];
+    let outcome = world.run(&protocol.needs(), |session| {
+        let party = session.party() as usize;
+        protocol.run(session, &shares[0][party], &shares[1][party])
+    });
+    outcome.costs_after(0, protocol.cost(), &format!("{protocol:?}"));
+    let signed = [x, y].map(|factor| is_signed(factor.reading));
+    let [x, y] = [
+        (&x_values[..], x.bits, signed[0]),
+        (&y_values[..], y.bits, signed[1]),
+    ];
+    let expected = mixed_matrix(shape, x, y, out);
+    assert!(sum(&outcome.shares, out) == expected, "{protocol:?}");
+}
+
+#[test]
+fn mixed_matrices_are_exact() {
+    let world = World::new();
+    for (shape, widths) in [
+        ([5, 7, 3], [8, 16, 27]),
+        ([1, 40, 1], [16, 16, 38]),
+        ([3, 2, 200], [4, 9, 9]),
+        ([9, 1, 5], [16, 12, 16]),
+        ([4, 6, 2], [32, 32, 64]),
+    ] {
+        for x in READINGS {
+            for y in READINGS {
+                let factor = |bits, reading| Factor { bits, reading };
+                matrices(
+                    &world,
+                    MixedMatrix {
+                        rows: shape[0],
+                        inner: shape[1],
+                        columns: shape[2],
+                        x: factor(widths[0], x),
+                        y: factor(widths[1], y),
+                        out: widths[2],
+                        radix: Radix::Four,
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// A row of 64 products takes the transfers of one.
+#[test]
+fn a_row_of_a_mixed_matrix_shares_its_transfers() {
+    let factor = Factor {
+        bits: 16,
+        reading: Reading::NotNegative,
+    };
+    let cots = |columns| {
+        let protocol = MixedMatrix {
+            rows: 10,
+            inner: 1,
+            columns,
+            x: factor,
+            y: factor,
+            out: 32,
+            radix: Radix::Four,
+        };
+        protocol.needs().cots()
+    };
+    // Of each element of `y` one for its extension, in which E0 sends.
+    assert_eq!(cots(64)[0] - 64, cots(1)[0] - 1);
+    assert_eq!(cots(64)[1], cots(1)[1]);
 }
