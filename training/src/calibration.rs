@@ -93,7 +93,7 @@ impl<'a> Block<'a> {
     /// all calibration rows.
     pub fn fit(&self, group: &[usize]) -> Vec<f64> {
         let n = group.len();
-        let start = 1.0 / ((n * self.config.head_dim) as f64).sqrt();
+        let start = self.config.score_factor() / ((n * self.config.head_dim) as f64).sqrt();
         let mut scales = vec![start; n];
         let mut now = self.divergence(group, &scales);
         for _ in 0..NEWTON_STEPS {

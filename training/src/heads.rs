@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use marill_model::{
-    Checkpoint, HeadMethod, HeadTransform, Llama, LlamaConfig, Rows, Transforms, adjacent_groups,
-    all_groupings, all_prunings, strided_groups,
+    Checkpoint, HeadMethod, HeadTransform, Llama, LlamaConfig, ModelConfig, Rows, Transforms,
+    adjacent_groups, all_groupings, all_prunings, strided_groups,
 };
 use marill_recipe::{Grouping, Heads, Method, Recipe};
 use rayon::prelude::*;
@@ -111,7 +111,7 @@ fn scale(heads: &Heads, config: &LlamaConfig) -> f64 {
         Method::Merge => heads.merge,
         Method::Prune => 1,
     };
-    let usual = 1.0 / ((members * config.head_dim) as f64).sqrt();
+    let usual = config.score_factor() / ((members * config.head_dim) as f64).sqrt();
     heads.scale.unwrap_or(usual)
 }
 
@@ -144,7 +144,7 @@ fn settled(
     kept: &[usize],
 ) -> HeadTransform {
     let whole: Vec<Vec<usize>> = (0..config.num_attention_heads).map(|h| vec![h]).collect();
-    let own = 1.0 / (config.head_dim as f64).sqrt();
+    let own = config.score_scale();
     let mut groups = Vec::with_capacity(choices.len());
     let mut scales = Vec::with_capacity(choices.len());
     for (layer, choice) in layers.clone().zip(choices) {

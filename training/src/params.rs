@@ -29,8 +29,8 @@ pub(crate) struct Params {
     pub all: Vec<Param>,
 }
 
-/// Names of what full fine-tuning trains: the private layers; embedding, norm and head too where
-/// nothing is frozen.
+/// Names of what full fine-tuning trains: what is private of the private layers; all of them,
+/// embedding, norm and head too where nothing is frozen.
 pub(crate) fn full_names<'a>(
     base: &'a Checkpoint,
     transforms: &Transforms,
@@ -40,7 +40,9 @@ pub(crate) fn full_names<'a>(
     let all = transforms.frozen_layers == 0 && !freeze.embedding;
     base.tensors.keys().filter(move |name| {
         let layer = base.config.layer_of(name);
-        layer.map_or(all, |l| l >= frozen)
+        layer.map_or(all, |l| {
+            l >= frozen && (all || !base.config.is_public(name))
+        })
     })
 }
 

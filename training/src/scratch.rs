@@ -86,8 +86,6 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         .ok_or_else(|| missing("tokenizer"))?;
     let tokenizer = train_tokenizer(&texts(recipe, dir)?, spec.vocab_size)?;
     let config = LlamaConfig {
-        model_type: "llama".into(),
-        architectures: Vec::new(),
         hidden_size: shape.hidden_size,
         intermediate_size: shape.intermediate_size,
         num_hidden_layers: shape.num_hidden_layers,
@@ -102,7 +100,7 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         bos_token_id: Some(1),
         eos_token_id: Some(TokenIds::One(2)),
         pad_token_id: Some(0),
-        quantization_config: None,
+        ..LlamaConfig::default()
     };
     let config = config.normalize().map_err(|reason| TrainError::Setting {
         key: "model.architecture",

@@ -1,7 +1,9 @@
 //! Every key of a checkpoint's files is used, known to change nothing, or refused by name: a key
 //! that is overlooked is a model that computes something else and says nothing.
 
+pub(crate) mod families;
 mod known;
+pub(crate) mod rope;
 
 use std::{
     cell::RefCell,
@@ -9,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use known::{GENERATION, GGUF, LLAMA, ROPE, TOKENIZER};
+pub(crate) use known::{DECODER, GENERATION, GGUF, TOKENIZER};
 use serde_json::{Map, Value};
 
 use crate::ModelError;
@@ -30,6 +32,10 @@ impl Known {
             .iter()
             .find(|(name, _)| *name == key)
             .map(|(_, values)| *values)
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.neutral(key).is_some() || self.used.contains(&key) || self.changes_nothing(key)
     }
 
     fn changes_nothing(&self, key: &str) -> bool {
@@ -159,8 +165,8 @@ impl<'a> Account<'a> {
 
     /// # Errors
     /// [`ModelError::Unaccounted`], naming the first key that is not known, or known at other
-    /// values only.
-    pub fn check(&self, known: &Known) -> Result<(), ModelError> {
+    /// values only. Of several lists the first one that has a key decides.
+    pub fn check(&self, known: &[&Known]) -> Result<(), ModelError> {
         self.check_table("", &self.keys, known)
     }
 
@@ -169,27 +175,23 @@ impl<'a> Account<'a> {
         &self,
         prefix: &str,
         keys: &Map<String, Value>,
-        known: &Known,
+        known: &[&Known],
     ) -> Result<(), ModelError> {
         for (key, value) in keys {
             let place = format!("{prefix}{key}");
+            let Some(known) = known.iter().find(|known| known.has(key)) else {
+                let why = "is not known to this version, so it is not computed";
+                return Err(self.refuse(&place, value, why));
+            };
             match known.neutral(key) {
-                Some(values) if values.iter().any(|neutral| same(neutral, value)) => {}
-                Some(values) => {
+                Some(values) if !values.iter().any(|neutral| same(neutral, value)) => {
                     let why = match values {
                         [] => String::from("is not computed"),
                         _ => format!("is not computed, only {}", values.join(" or ")),
                     };
                     return Err(self.refuse(&place, value, &why));
                 }
-                None if known.used.contains(&key.as_str()) || known.changes_nothing(key) => {}
-                None => {
-                    return Err(self.refuse(
-                        &place,
-                        value,
-                        "is not known to this version, so it is not computed",
-                    ));
-                }
+                _ => {}
             }
         }
         Ok(())
@@ -341,7 +343,9 @@ mod tests {
 
     #[test]
     fn every_neutral_value_is_json() {
-        for known in [&LLAMA, &GENERATION, &TOKENIZER, &ROPE, &GGUF] {
+        let mut lists = vec![&DECODER, &GENERATION, &TOKENIZER, &GGUF, &rope::ANY_TYPE];
+        lists.extend(families::FAMILIES.map(|family| &family.keys));
+        for known in lists {
             for (key, values) in known.neutral {
                 let wrong = values
                     .iter()

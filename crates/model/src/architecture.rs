@@ -1,4 +1,5 @@
-//! Which architecture a checkpoint is of. A new one is a file beside `llama.rs` and a variant here.
+//! Which architecture a checkpoint is of. A new one is a file beside `llama.rs` and a variant here;
+//! a family of decoders like LLaMA is a file in `account/families`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::Value;
@@ -9,6 +10,7 @@ use crate::{BertConfig, Gpt2Config, LlamaConfig, ModelConfig, ModelError};
 /// have is [`ModelConfig`]'s.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a program has a few of them")]
 pub enum Architecture {
     Llama(LlamaConfig),
     Gpt2(Gpt2Config),
@@ -19,13 +21,13 @@ impl Architecture {
     /// As in `config.json`.
     pub fn model_type(&self) -> &'static str {
         match self {
-            Self::Llama(_) => "llama",
+            Self::Llama(config) => config.family_name(),
             Self::Gpt2(_) => "gpt2",
             Self::Bert(_) => "bert",
         }
     }
 
-    /// For what only LLaMA has: training, export and the plaintext prefix.
+    /// For what only decoders of the LLaMA family have: training, export and the plaintext prefix.
     ///
     /// # Errors
     /// [`ModelError::NotLlama`].
@@ -95,6 +97,18 @@ impl ModelConfig for Architecture {
         self.config().modules()
     }
 
+    fn score_factor(&self) -> f64 {
+        self.config().score_factor()
+    }
+
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.config().window(layer)
+    }
+
+    fn is_public(&self, tensor: &str) -> bool {
+        self.config().is_public(tensor)
+    }
+
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         self.config().tensors()
     }
@@ -151,7 +165,8 @@ impl Serialize for Architecture {
     }
 }
 
-/// A file that names no `model_type` is LLaMA's, as it was when there was no other.
+/// A file that names no `model_type` is LLaMA's, as it was when there was no other; one that names
+/// an unknown one is refused.
 impl<'de> Deserialize<'de> for Architecture {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;

@@ -56,10 +56,31 @@ pub trait ModelConfig {
     /// A sentence about the first size that no model can have.
     fn check_sizes(&self) -> Result<(), String>;
 
+    /// What scores are multiplied by in front of their softmax, beside `1 / sqrt(head_dim)`.
+    fn score_factor(&self) -> f64 {
+        1.0
+    }
+
+    /// What scores are multiplied by in front of their softmax.
+    fn score_scale(&self) -> f64 {
+        self.score_factor() / (self.head_dim() as f64).sqrt()
+    }
+
+    /// How many keys a row of a layer sees, itself included; none: all up to it.
+    fn window(&self, _layer: usize) -> Option<usize> {
+        None
+    }
+
     /// The layer of a tensor; `None` for one outside the layers.
     fn layer_of(&self, tensor: &str) -> Option<usize> {
         let rest = tensor.strip_prefix(self.layer_prefix())?;
         rest.split('.').next()?.parse().ok()
+    }
+
+    /// Whether a tensor of a private layer is public all the same, in every form of a private
+    /// part.
+    fn is_public(&self, _tensor: &str) -> bool {
+        false
     }
 
     /// The key-value head that a query head reads.
@@ -87,7 +108,7 @@ pub(crate) fn read_config<T: serde::de::DeserializeOwned>(
             path,
             key: "model_type".into(),
             value: found.into(),
-            why,
+            why: why.into(),
         });
     }
     serde_json::from_value(json).map_err(|e| ModelError::corrupt(&path, e))

@@ -36,10 +36,12 @@ pub enum ModelError {
         path: PathBuf,
         key: String,
         value: String,
-        why: &'static str,
+        why: Box<str>,
     },
-    /// A model in memory, where only LLaMA is computed.
-    #[error("model_type = {model_type} is not supported: only `llama` is")]
+    /// A model in memory, where only decoders of the LLaMA family are computed.
+    #[error(
+        "model_type = {model_type} is not supported here: only decoders with rotary positions are"
+    )]
     NotLlama { model_type: &'static str },
     /// A key, tensor or token that the answers may depend on and that is not used.
     #[error("`{}`: {what} {why}\n\n\

@@ -10,10 +10,11 @@ use candle_core::Device;
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, Checkpoint, LlamaConfig, ModelError, SpecialTokens, TokenIds, Tokenizer,
-    account::{Account, GENERATION, Ignored, LLAMA, ROPE, TOKENIZER, shortened},
+    ChatTemplate, Checkpoint, ModelError, SpecialTokens, TokenIds, Tokenizer,
+    account::{Account, GENERATION, Ignored, TOKENIZER},
     chat::check_template,
     checkpoint::{Tensors, add_tensor},
+    llama::read::{add_ends, decoder_config, ends},
     named_once, scaled,
 };
 
@@ -23,14 +24,14 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
         return Err(ModelError::NotACheckpoint { path: dir.into() });
     }
     let account = Account::read(&config_path, ignored)?;
-    let mut config = llama_config(&account)?;
+    let mut config = decoder_config(&account)?;
     let generation = Account::read_if_there(&dir.join("generation_config.json"), ignored)?;
-    generation.check(&GENERATION)?;
+    generation.check(&[&GENERATION])?;
     let ends = ends(&generation, config.vocab_size)?;
     add_ends(&mut config, ends);
 
     let settings = Account::read_if_there(&dir.join("tokenizer_config.json"), ignored)?;
-    settings.check(&TOKENIZER)?;
+    settings.check(&[&TOKENIZER])?;
     let tokenizer_path = dir.join("tokenizer.json");
     let tokenizer = tokenizer(&tokenizer_path, &settings, config.eos_token_id.as_ref())?;
     // An end that only the tokenizer's files name is an end for whoever reads the configuration
@@ -60,156 +61,6 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
         files,
         ignored,
     )
-}
-
-/// LLaMA's configuration, from a file whose every key is accounted for; others are refused.
-fn llama_config(account: &Account<'_>) -> Result<LlamaConfig, ModelError> {
-    let path = &account.path;
-    only_llama(account)?;
-    if let Some(value) = account.keys.get("architectures")
-        && value != &serde_json::json!(["LlamaForCausalLM"])
-        && value != &serde_json::json!([])
-    {
-        return Err(account.refuse(
-            "architectures",
-            value,
-            "is not computed, only [\"LlamaForCausalLM\"]",
-        ));
-    }
-    account.check(&LLAMA)?;
-    let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
-    let hidden_size = needed("hidden_size")?;
-    let num_attention_heads = needed("num_attention_heads")?;
-    let head_dim = account.size("head_dim")?;
-    if head_dim.is_none()
-        && num_attention_heads > 0
-        && !hidden_size.is_multiple_of(num_attention_heads)
-    {
-        let reason =
-            "`num_attention_heads` does not divide `hidden_size`, and there is no `head_dim`";
-        return Err(ModelError::corrupt(path, reason));
-    }
-    let config = LlamaConfig {
-        model_type: "llama".into(),
-        architectures: Vec::new(),
-        hidden_size,
-        intermediate_size: needed("intermediate_size")?,
-        num_hidden_layers: needed("num_hidden_layers")?,
-        num_attention_heads,
-        num_key_value_heads: account
-            .size("num_key_value_heads")?
-            .unwrap_or(num_attention_heads),
-        head_dim: head_dim.unwrap_or(0),
-        vocab_size: needed("vocab_size")?,
-        rms_norm_eps: account
-            .number("rms_norm_eps")?
-            .ok_or_else(|| account.missing("rms_norm_eps"))?,
-        rope_theta: rope_theta(account)?,
-        max_position_embeddings: needed("max_position_embeddings")?,
-        tie_word_embeddings: account.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos_token_id: account.id("bos_token_id")?,
-        eos_token_id: None,
-        pad_token_id: account.id("pad_token_id")?,
-        quantization_config: account.table("quantization_config")?.map(Value::Object),
-    };
-    let mut config = config.normalize().map_err(|reason| ModelError::TooLarge {
-        path: path.clone(),
-        reason,
-    })?;
-    let ends = ends(account, config.vocab_size)?;
-    add_ends(&mut config, ends);
-    Ok(config)
-}
-
-fn only_llama(account: &Account<'_>) -> Result<(), ModelError> {
-    let other = match account.keys.get("model_type") {
-        None => return Ok(()),
-        Some(Value::String(kind)) if kind == "llama" => return Ok(()),
-        Some(other) => other,
-    };
-    let value = other
-        .as_str()
-        .map_or_else(|| other.to_string(), str::to_owned);
-    Err(ModelError::Unsupported {
-        path: account.path.clone(),
-        key: "model_type".into(),
-        value,
-        why: "only `llama` is",
-    })
-}
-
-/// Tokens that end a text, by a file.
-fn ends(account: &Account<'_>, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
-    let ids = account.ids("eos_token_id")?;
-    match ids.iter().find(|id| **id as usize >= vocab_size) {
-        None => Ok(ids),
-        Some(beyond) => {
-            let why = format!("names {beyond}, and there are {vocab_size} tokens");
-            Err(account.refuse("eos_token_id", &account.keys["eos_token_id"], &why))
-        }
-    }
-}
-
-/// Adds tokens that end a text, each once and in the order of the files.
-pub(crate) fn add_ends(config: &mut LlamaConfig, more: Vec<u32>) {
-    let mut ids = config
-        .eos_token_id
-        .as_ref()
-        .map_or_else(Vec::new, |ids| ids.ids().to_vec());
-    ids.extend(more);
-    let mut seen = std::collections::BTreeSet::new();
-    ids.retain(|id| seen.insert(*id));
-    config.eos_token_id = match ids.as_slice() {
-        [] => None,
-        [id] => Some(TokenIds::One(*id)),
-        _ => Some(TokenIds::Many(ids)),
-    };
-}
-
-/// The base of the rotation: a key of its own, or one of `rope_parameters` (transformers 5) or
-/// `rope_scaling`, where no scaling but the one called `default` is computed.
-fn rope_theta(account: &Account<'_>) -> Result<f64, ModelError> {
-    let mut theta = account
-        .number("rope_theta")?
-        .map(|theta| ("rope_theta".to_owned(), theta));
-    for key in ["rope_scaling", "rope_parameters"] {
-        let Some(table) = account.table(key)? else {
-            continue;
-        };
-        if let Some((kind, value)) = table.iter().find(|(_, value)| value.is_object()) {
-            let why = "is a table: layers that rotate differently are not computed";
-            return Err(account.refuse(&format!("{key}.{kind}"), value, why));
-        }
-        for name in ["rope_type", "type"] {
-            if let Some(kind) = table
-                .get(name)
-                .filter(|kind| kind.as_str() != Some("default"))
-            {
-                return Err(account.refuse(
-                    &format!("{key}.{name}"),
-                    kind,
-                    "is not computed, only \"default\"",
-                ));
-            }
-        }
-        account.check_table(&format!("{key}."), &table, &ROPE)?;
-        let Some(value) = table.get("rope_theta") else {
-            continue;
-        };
-        let place = format!("{key}.rope_theta");
-        let new = value.as_f64().ok_or_else(|| {
-            ModelError::corrupt(
-                &account.path,
-                format!("`{place}` = {} is no number", shortened(&value.to_string())),
-            )
-        })?;
-        if let Some((other, old)) = theta.filter(|(_, old)| *old != new) {
-            let reason = format!("`{other}` = {old} and `{place}` = {new} contradict each other");
-            return Err(ModelError::corrupt(&account.path, reason));
-        }
-        theta = Some((place, new));
-    }
-    Ok(theta.map_or(10_000.0, |(_, theta)| theta))
 }
 
 fn tokenizer(

@@ -25,7 +25,7 @@ use crate::{
     ChatTemplate, Checkpoint, LlamaConfig, ModelError, SpecialTokens, Tokenizer,
     account::{Account, GGUF, Ignored},
     chat::check_template,
-    folder::add_ends,
+    llama::read::add_ends,
 };
 
 /// Opens a GGUF file of the `llama` architecture with a GPT-2 style tokenizer; every tensor is
@@ -274,7 +274,7 @@ impl<'a> Metadata<'a> {
             path: self.path.into(),
             key: key.into(),
             value: value.to_string(),
-            why,
+            why: why.into(),
         }
     }
 
@@ -290,7 +290,7 @@ impl<'a> Metadata<'a> {
         {
             return Err(self.unsupported("general.type", kind, "only `model` is"));
         }
-        account.check(&GGUF)?;
+        account.check(&[&GGUF])?;
         let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
         let hidden_size = needed("llama.embedding_length")?;
         let num_attention_heads = needed("llama.attention.head_count")?;
@@ -300,8 +300,6 @@ impl<'a> Metadata<'a> {
             .to_vec()
             .map_or(0, Vec::len);
         let mut config = LlamaConfig {
-            model_type: "llama".into(),
-            architectures: Vec::new(),
             hidden_size,
             intermediate_size: needed("llama.feed_forward_length")?,
             num_hidden_layers: needed("llama.block_count")?,
@@ -320,7 +318,7 @@ impl<'a> Metadata<'a> {
             bos_token_id: self.token("tokenizer.ggml.bos_token_id")?,
             eos_token_id: None,
             pad_token_id: self.token("tokenizer.ggml.padding_token_id")?,
-            quantization_config: None,
+            ..LlamaConfig::default()
         }
         .normalize()
         .map_err(|reason| ModelError::TooLarge {

@@ -55,6 +55,10 @@ pub struct LayerHeads {
     pub groups: Vec<Vec<usize>>,
     /// Factor of each query head's scores.
     pub scales: Vec<f64>,
+    /// What the model multiplies the scores of a head by, beside `1 / sqrt(D)`.
+    pub own_factor: f64,
+    /// How many keys a row sees, itself included; none: all up to it.
+    pub window: Option<usize>,
 }
 
 impl LayerHeads {
@@ -63,8 +67,15 @@ impl LayerHeads {
         let heads = config.num_attention_heads();
         Self {
             groups: (0..heads).map(|head| vec![head]).collect(),
-            scales: vec![1.0 / (config.head_dim() as f64).sqrt(); heads],
+            scales: vec![config.score_scale(); heads],
+            own_factor: config.score_factor(),
+            window: None,
         }
+    }
+
+    /// Which of the first `visible` keys a row sees.
+    pub(crate) fn seen(&self, visible: usize) -> std::ops::Range<usize> {
+        visible.saturating_sub(self.window.unwrap_or(visible))..visible
     }
 
     /// The heads that are not left out, in order.
@@ -93,6 +104,8 @@ impl HeadTransform {
         LayerHeads {
             groups: self.groups[private].clone(),
             scales: self.scales.get(private).cloned().unwrap_or_else(one),
+            own_factor: config.score_factor(),
+            window: None,
         }
     }
 

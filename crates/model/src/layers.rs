@@ -89,6 +89,8 @@ impl Rows {
 pub struct Linear {
     /// `[out, in]`; trained when it is a variable.
     pub weight: Tensor,
+    /// `[out]`, where it has one.
+    pub bias: Option<Tensor>,
     /// `A [rank, in]`, `B [out, rank]`, and [`crate::LoraConfig::scale_of`].
     pub lora: Option<(Tensor, Tensor, f64)>,
 }
@@ -110,10 +112,11 @@ impl Module for Linear {
 }
 
 impl Linear {
-    /// `weight`; with rank and scale of an update also `lora_A.weight` and `lora_B.weight`, where
-    /// `vb` has them.
+    /// `weight`, and `bias` where asked for; with rank and scale of an update also `lora_A.weight`
+    /// and `lora_B.weight`, where `vb` has them.
     pub(crate) fn new(
         [out, inner]: [usize; 2],
+        has_bias: bool,
         lora: Option<(usize, f64)>,
         vb: VarBuilder<'_>,
     ) -> candle_core::Result<Self> {
@@ -125,11 +128,25 @@ impl Linear {
         };
         let lora = lora.filter(|_| has("lora_A.weight") && has("lora_B.weight"));
         let lora = lora.map(factors).transpose()?;
+        let bias = has_bias.then(|| vb.get(out, "bias")).transpose()?;
         let weight = candle_nn::linear_no_bias(inner, out, vb)?.weight().clone();
-        Ok(Self { weight, lora })
+        Ok(Self { weight, bias, lora })
     }
 
     pub(crate) fn forward_with(
+        &self,
+        x: &Tensor,
+        dropout: Option<Dropout>,
+        format: Option<(FakeQuant, Folded<'_>)>,
+    ) -> candle_core::Result<Tensor> {
+        let product = self.product(x, dropout, format)?;
+        match &self.bias {
+            None => Ok(product),
+            Some(bias) => product.broadcast_add(bias),
+        }
+    }
+
+    fn product(
         &self,
         x: &Tensor,
         dropout: Option<Dropout>,
@@ -163,7 +180,7 @@ impl Linear {
         };
         Ok(Self {
             weight,
-            lora: self.lora.clone(),
+            ..self.clone()
         })
     }
 }
@@ -189,6 +206,21 @@ impl RmsNorm {
         format: Option<FakeQuant>,
     ) -> candle_core::Result<Tensor> {
         ops::rms_norm(x, &self.weight, self.eps, format)
+    }
+
+    /// As [`Self::forward_with`] of queries or keys, whose rows are one or several of this norm's.
+    pub(crate) fn forward_heads(
+        &self,
+        x: &Tensor,
+        format: Option<FakeQuant>,
+    ) -> candle_core::Result<Tensor> {
+        // The secure program takes them with the bits of activations.
+        let format = format.map(|format| FakeQuant {
+            residual_frac_bits: format.frac_bits,
+            ..format
+        });
+        let rows = x.reshape(((), self.weight.dim(0)?))?;
+        self.forward_with(&rows, format)?.reshape(x.shape())
     }
 }
 

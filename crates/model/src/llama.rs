@@ -5,6 +5,7 @@
 //! there lets heads share a softmax.
 
 mod config;
+pub(crate) mod read;
 
 use std::{ops::Range, sync::Arc};
 
@@ -61,6 +62,8 @@ pub struct LlamaBlock {
     pub q_proj: Linear,
     pub k_proj: Linear,
     pub v_proj: Linear,
+    /// Norms of queries and keys in front of the rotation, where the family has them.
+    pub qk_norms: Option<[RmsNorm; 2]>,
     pub o_proj: Linear,
     pub post_attention_layernorm: RmsNorm,
     pub gate_proj: Linear,
@@ -86,15 +89,23 @@ impl LlamaBlock {
         let linear = |part: &str, module: &str| {
             let shape = config.module_shape(module).expect("a module of the list");
             let update = lora.map(|lora| (lora.rank_of(module), lora.scale_of(module)));
-            Linear::new(shape, update, vb.pp(part).pp(module))
+            let vb = vb.pp(part).pp(module);
+            Linear::new(shape, config.has_bias(module), update, vb)
         };
-        let norm = |name: &str| RmsNorm::new(config.hidden_size, config.rms_norm_eps, &vb.pp(name));
+        let eps = config.rms_norm_eps;
+        let norm = |name: &str| RmsNorm::new(config.hidden_size, eps, &vb.pp(name));
+        let attention = vb.pp("self_attn");
+        let qk_norms = |[q, k]: [usize; 2]| {
+            let q = RmsNorm::new(q, eps, &attention.pp("q_norm"))?;
+            Ok::<_, candle_core::Error>([q, RmsNorm::new(k, eps, &attention.pp("k_norm"))?])
+        };
         let heads = transforms.heads_of(config, layer);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
             q_proj: linear("self_attn", "q_proj")?,
             k_proj: linear("self_attn", "k_proj")?,
             v_proj: linear("self_attn", "v_proj")?,
+            qk_norms: config.qk_norm_sizes().map(qk_norms).transpose()?,
             o_proj: linear("self_attn", "o_proj")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             gate_proj: linear("mlp", "gate_proj")?,
@@ -119,7 +130,8 @@ impl LlamaBlock {
         };
         Folded {
             gain,
-            rows: (module == 0).then_some(self.query_factors.as_slice()),
+            // Behind a norm of the queries they are part of its gain.
+            rows: (module == 0 && self.qk_norms.is_none()).then_some(self.query_factors.as_slice()),
         }
     }
 }
@@ -177,7 +189,8 @@ impl Llama {
         let rope = RopeTable::new(
             config.head_dim,
             config.rope_theta,
-            config.max_position_embeddings,
+            &config.rope_divisors(),
+            config.max_position_embeddings(),
         );
         Ok(Self {
             config: config.clone(),
@@ -298,21 +311,19 @@ impl Llama {
         let rescale = |x: Tensor| format.map_or(Ok(x.clone()), |format| format.activation(&x));
         let x = format.map_or(Ok(x.clone()), |format| format.residual(&x))?;
         let h_attn = b.input_layernorm.forward_with(&x, format)?;
-        let mut q = ops::rope(
-            &forward(&b.q_proj, 0, &h_attn)?,
-            &self.rope,
-            &rows.positions,
-        )?;
+        let mut q = forward(&b.q_proj, 0, &h_attn)?;
+        let mut k = forward(&b.k_proj, 1, &h_attn)?;
+        if b.qk_norms.is_some() {
+            q = rescale(q)?;
+            k = rescale(k)?;
+        }
+        let [mut q, k] = self.rotated(layer, [q, k], rows)?;
         if let Some(format) = format {
             let units = f64::from(format.frac_bits).exp2();
             let units = b.query_factors.iter().map(|factor| factor * units);
             q = ops::round_columns_to(&q, units.collect())?;
         }
-        let k = rescale(ops::rope(
-            &forward(&b.k_proj, 1, &h_attn)?,
-            &self.rope,
-            &rows.positions,
-        )?)?;
+        let k = rescale(k)?;
         let v = rescale(forward(&b.v_proj, 2, &h_attn)?)?;
         let attended = attend(&q, &k, &v)?;
         let (x, attended) = match some {
@@ -328,6 +339,25 @@ impl Llama {
         let inner = ops::swiglu(&gate, &up, b.approx.activation, format)?;
         let x = self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)?;
         Ok((x, [h_attn, attended, h, inner]))
+    }
+
+    /// Queries and keys of a layer as their scores take them: normed where the family norms them,
+    /// and rotated.
+    fn rotated(
+        &self,
+        layer: usize,
+        [q, k]: [Tensor; 2],
+        rows: &Rows,
+    ) -> candle_core::Result<[Tensor; 2]> {
+        let [q, k] = match &self.layers[layer].qk_norms {
+            None => [q, k],
+            Some([of_q, of_k]) => [
+                of_q.forward_heads(&q, rows.fake_quant)?,
+                of_k.forward_heads(&k, rows.fake_quant)?,
+            ],
+        };
+        let rotate = |x: &Tensor| ops::rope(x, &self.rope, &rows.positions);
+        Ok([rotate(&q)?, rotate(&k)?])
     }
 
     fn add_residual(
@@ -352,12 +382,9 @@ impl Llama {
     ) -> Result<[Tensor; 3], ModelError> {
         let b = &self.layers[layer];
         let h = b.input_layernorm.forward(x)?;
-        let rotated = |map: &Linear| ops::rope(&map.forward(&h)?, &self.rope, &rows.positions);
-        Ok([
-            rotated(&b.q_proj)?,
-            rotated(&b.k_proj)?,
-            b.v_proj.forward(&h)?,
-        ])
+        let qk = [b.q_proj.forward(&h)?, b.k_proj.forward(&h)?];
+        let [q, k] = self.rotated(layer, qk, rows)?;
+        Ok([q, k, b.v_proj.forward(&h)?])
     }
 
     /// The model with rotary tables, and frozen weights of the layers from `first` on, as the

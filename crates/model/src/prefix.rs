@@ -26,16 +26,37 @@ pub struct Prefix {
 #[derive(Clone)]
 struct Layer {
     input_layernorm: Arc<Vec<f32>>,
-    q_proj: Arc<Vec<f32>>,
-    k_proj: Arc<Vec<f32>>,
-    v_proj: Arc<Vec<f32>>,
-    o_proj: Arc<Vec<f32>>,
+    q_proj: Map,
+    k_proj: Map,
+    v_proj: Map,
+    o_proj: Map,
+    qk_norms: Option<[Arc<Vec<f32>>; 2]>,
     post_attention_layernorm: Arc<Vec<f32>>,
-    gate_proj: Arc<Vec<f32>>,
-    up_proj: Arc<Vec<f32>>,
-    down_proj: Arc<Vec<f32>>,
+    gate_proj: Map,
+    up_proj: Map,
+    down_proj: Map,
+    /// How many keys a row sees, where it is not all of them.
+    window: Option<usize>,
     keys: Vec<f32>,
     values: Vec<f32>,
+}
+
+/// A linear map `[out, in]`, and its bias where it has one.
+#[derive(Clone)]
+struct Map {
+    weight: Arc<Vec<f32>>,
+    bias: Option<Arc<Vec<f32>>>,
+}
+
+impl Map {
+    fn forward(&self, x: &[f32], inner: usize) -> Vec<f32> {
+        let mut y = linear(x, &self.weight, inner);
+        if let Some(bias) = &self.bias {
+            y.chunks_exact_mut(bias.len())
+                .for_each(|row| add(row, bias));
+        }
+        y
+    }
 }
 
 impl Prefix {
@@ -61,19 +82,31 @@ impl Prefix {
         let layers = (0..layers).map(|layer| {
             let norm =
                 |name: &str| weights(&format!("model.layers.{layer}.{name}.weight")).map(Arc::new);
-            let linear = |module: &str| {
-                weights(&format!("{}.weight", module_path(layer, module))).map(Arc::new)
+            let beside = |module: &str, kind: &str| {
+                weights(&format!("{}.{kind}", module_path(layer, module))).map(Arc::new)
             };
+            let linear = |module: &str| {
+                let has_bias = config.has_bias(module);
+                Ok::<_, ModelError>(Map {
+                    weight: beside(module, "weight")?,
+                    bias: has_bias.then(|| beside(module, "bias")).transpose()?,
+                })
+            };
+            let qk_norms = config.qk_norm().map(|_| {
+                Ok::<_, ModelError>([beside("q_norm", "weight")?, beside("k_norm", "weight")?])
+            });
             Ok(Layer {
                 input_layernorm: norm("input_layernorm")?,
                 q_proj: linear("q_proj")?,
                 k_proj: linear("k_proj")?,
                 v_proj: linear("v_proj")?,
                 o_proj: linear("o_proj")?,
+                qk_norms: qk_norms.transpose()?,
                 post_attention_layernorm: norm("post_attention_layernorm")?,
                 gate_proj: linear("gate_proj")?,
                 up_proj: linear("up_proj")?,
                 down_proj: linear("down_proj")?,
+                window: config.window(layer),
                 keys: Vec::new(),
                 values: Vec::new(),
             })
@@ -82,7 +115,8 @@ impl Prefix {
         let rope = Arc::new(RopeTable::new(
             config.head_dim,
             config.rope_theta,
-            config.max_position_embeddings,
+            &config.rope_divisors(),
+            config.max_position_embeddings(),
         ));
         let embed_tokens = Arc::new(weights("model.embed_tokens.weight")?);
         Ok(Self {
@@ -118,7 +152,7 @@ impl Prefix {
             return Err(ModelError::TokenOutOfRange { token, vocab_size });
         }
         let needed = self.len + tokens.len();
-        let limit = self.config.max_position_embeddings;
+        let limit = self.config.max_position_embeddings();
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
@@ -171,8 +205,12 @@ impl Layer {
         let q_width = config.num_attention_heads * config.head_dim;
         let kv_width = config.num_key_value_heads * config.head_dim;
         let h = rms_norm(x, &self.input_layernorm, config.rms_norm_eps);
-        let mut q = linear(&h, &self.q_proj, hidden);
-        let mut k = linear(&h, &self.k_proj, hidden);
+        let mut q = self.q_proj.forward(&h, hidden);
+        let mut k = self.k_proj.forward(&h, hidden);
+        if let Some([of_q, of_k]) = &self.qk_norms {
+            q = rms_norm(&q, of_q, config.rms_norm_eps);
+            k = rms_norm(&k, of_k, config.rms_norm_eps);
+        }
         q.chunks_mut(q_width)
             .enumerate()
             .for_each(|(row, q)| rope.rotate(q, past + row, 1.0));
@@ -181,7 +219,7 @@ impl Layer {
             .for_each(|(row, k)| rope.rotate(k, past + row, 1.0));
         self.keys.extend_from_slice(&k);
         self.values
-            .extend_from_slice(&linear(&h, &self.v_proj, hidden));
+            .extend_from_slice(&self.v_proj.forward(&h, hidden));
         let mut attended = vec![0f32; q.len()];
         attended
             .par_chunks_mut(q_width)
@@ -190,31 +228,29 @@ impl Layer {
             .for_each(|(row, (out, q))| {
                 self.attend(config, q, past + row + 1, out);
             });
-        add(x, &linear(&attended, &self.o_proj, q_width));
+        add(x, &self.o_proj.forward(&attended, q_width));
 
         let h = rms_norm(x, &self.post_attention_layernorm, config.rms_norm_eps);
-        let mut inner = linear(&h, &self.gate_proj, hidden);
-        let up = linear(&h, &self.up_proj, hidden);
+        let mut inner = self.gate_proj.forward(&h, hidden);
+        let up = self.up_proj.forward(&h, hidden);
         inner
             .iter_mut()
             .zip(&up)
             .for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
-        add(
-            x,
-            &linear(&inner, &self.down_proj, config.intermediate_size),
-        );
+        add(x, &self.down_proj.forward(&inner, config.intermediate_size));
     }
 
     /// One row of queries against the first `keys` cached positions.
     fn attend(&self, config: &LlamaConfig, q: &[f32], keys: usize, out: &mut [f32]) {
         let d = config.head_dim;
         let width = config.num_key_value_heads * d;
-        let scale = 1.0 / (d as f32).sqrt();
-        let mut p = vec![0f32; keys];
+        let scale = config.score_factor() as f32 / (d as f32).sqrt();
+        let first = keys - self.window.unwrap_or(keys).min(keys);
+        let mut p = vec![0f32; keys - first];
         for (head, (q, out)) in q.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
             let at = config.kv_head(head) * d;
             for (j, p) in p.iter_mut().enumerate() {
-                *p = dot(q, &self.keys[j * width + at..][..d]) * scale;
+                *p = dot(q, &self.keys[(first + j) * width + at..][..d]) * scale;
             }
             let max = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
             let mut sum = 0f32;
@@ -224,7 +260,7 @@ impl Layer {
             }
             for (j, &p) in p.iter().enumerate() {
                 let weight = p / sum;
-                let row = &self.values[j * width + at..][..d];
+                let row = &self.values[(first + j) * width + at..][..d];
                 out.iter_mut().zip(row).for_each(|(o, v)| *o += weight * v);
             }
         }

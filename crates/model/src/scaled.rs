@@ -132,7 +132,7 @@ fn block_size(
             );
         }
     }
-    account.check_table("quantization_config.", table, &QUANTIZATION)?;
+    account.check_table("quantization_config.", table, &[&QUANTIZATION])?;
     let groups = table.get("config_groups").and_then(Value::as_object);
     let mut blocks: Vec<&Value> = groups
         .into_iter()

@@ -97,9 +97,13 @@ impl Transforms {
 
     /// The heads of a layer, counted over the whole model; a frozen layer has the base's.
     pub fn heads_of(&self, config: &dyn ModelConfig, layer: usize) -> LayerHeads {
-        match (&self.heads, layer.checked_sub(self.frozen_layers)) {
+        let heads = match (&self.heads, layer.checked_sub(self.frozen_layers)) {
             (Some(heads), Some(private)) => heads.layer(private, config),
             _ => LayerHeads::plain(config),
+        };
+        LayerHeads {
+            window: config.window(layer),
+            ..heads
         }
     }
 

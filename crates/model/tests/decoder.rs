@@ -314,6 +314,7 @@ fn a_head_by_itself_is_merged_in_the_end_and_not_before() {
     let merged = LayerHeads {
         groups: strided_groups(&config, 2).unwrap(),
         scales: vec![0.3; 4],
+        ..LayerHeads::plain(&config)
     };
     let plain = run(LayerHeads::plain(&config), 0.0);
     let whole = run(merged.clone(), 0.0);
@@ -478,6 +479,7 @@ fn merged_attention_is_the_formula() {
     let heads = LayerHeads {
         groups: groups.clone(),
         scales: vec![0.3; 4],
+        ..LayerHeads::plain(&config)
     };
     let got = marill_model::ops::attention(
         &q,

@@ -73,10 +73,12 @@ fn a_projection_as_a_module_adds_its_lora_update() {
     let b = tensor(8, &[10, 2], 1.0);
     let plain = Linear {
         weight: weight.clone(),
+        bias: None,
         lora: None,
     };
     let tuned = Linear {
         weight: weight.clone(),
+        bias: None,
         lora: Some((a.clone(), b.clone(), 0.5)),
     };
     let expected = low_rank(&x, Some(&weight), (&a, &b), 0.5, None).unwrap();

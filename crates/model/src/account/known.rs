@@ -1,4 +1,4 @@
-//! The lists. They hold what transformers 4.40 to 5.24 write for a LLaMA model and its tokenizer,
+//! The lists. They hold what transformers 4.40 to 5.24 write for a decoder and its tokenizer,
 //! what llama.cpp's converter writes into a GGUF file, and a few keys of other tools that many
 //! published checkpoints have.
 
@@ -97,8 +97,9 @@ pub(crate) const GENERATION: Known = Known {
     neutral: GENERATION_NEUTRAL,
 };
 
-/// `config.json` of a LLaMA model.
-pub(crate) const LLAMA: Known = Known {
+/// `config.json` of a decoder, whatever its family; that of a family may have more, see
+/// [`super::families`].
+pub(crate) const DECODER: Known = Known {
     used: &[
         "architectures",
         "bos_token_id",
@@ -211,17 +212,6 @@ pub(crate) const LLAMA: Known = Known {
         ("use_bidirectional_attention", &["false"]),
         ("use_qk_norm", &["false"]),
         ("use_sliding_window", &["false"]),
-    ],
-};
-
-/// `rope_parameters`, or `rope_scaling`, of the kind `default`.
-pub(crate) const ROPE: Known = Known {
-    used: &["rope_theta", "rope_type", "type"],
-    harmless: &["original_max_position_embeddings"],
-    neutral: &[
-        ("factor", &["1.0"]),
-        ("partial_rotary_factor", &["1.0"]),
-        ("attention_factor", &["1.0"]),
     ],
 };
 

@@ -1,14 +1,21 @@
 //! The configuration of a LLaMA-family decoder: sizes, maps and tensors by Hugging Face's names.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::MODULES;
-use crate::{ModelConfig, TokenIds, size};
+use crate::{
+    ModelConfig, QkNorm, RopeScaling, TokenIds,
+    account::families::{Family, FamilyKeys, Traits},
+    size,
+};
 
 /// The architecture of a LLaMA-family decoder, with Hugging Face's names (`config.json`).
+///
+/// What a family has beside LLaMA is left out where it is not there, so that older manifests and
+/// their digests stay what they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
-    #[serde(default = "llama")]
+    #[serde(default = "llama", deserialize_with = "known_family")]
     pub model_type: String,
     #[serde(default)]
     pub architectures: Vec<String>,
@@ -26,7 +33,12 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     #[serde(default = "rope_theta")]
     pub rope_theta: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     pub max_position_embeddings: usize,
+    /// What not every family has.
+    #[serde(flatten)]
+    pub keys: FamilyKeys,
     #[serde(default)]
     pub tie_word_embeddings: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +61,44 @@ fn rope_theta() -> f64 {
     10_000.0
 }
 
+/// A family that this version does not know would be computed as another one.
+fn known_family<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    match Family::of(&name) {
+        Ok(_) => Ok(name),
+        Err(why) => Err(D::Error::custom(format!(
+            "model_type = {name} is not supported: {why}"
+        ))),
+    }
+}
+
+/// LLaMA's, without sizes; what a file says is filled in.
+impl Default for LlamaConfig {
+    fn default() -> Self {
+        Self {
+            model_type: llama(),
+            architectures: Vec::new(),
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_hidden_layers: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            vocab_size: 0,
+            rms_norm_eps: 0.0,
+            rope_theta: rope_theta(),
+            rope_scaling: None,
+            max_position_embeddings: 0,
+            keys: FamilyKeys::default(),
+            tie_word_embeddings: false,
+            bos_token_id: None,
+            eos_token_id: None,
+            pad_token_id: None,
+            quantization_config: None,
+        }
+    }
+}
+
 impl LlamaConfig {
     /// Fills in what Hugging Face files may leave out and says what cannot be right.
     ///
@@ -63,7 +113,7 @@ impl LlamaConfig {
             self.head_dim = self.hidden_size / self.num_attention_heads;
         }
         if self.architectures.is_empty() {
-            self.architectures.push("LlamaForCausalLM".into());
+            self.architectures.push(self.family().architecture.into());
         }
         self.check_sizes()?;
         if !self
@@ -84,8 +134,63 @@ impl LlamaConfig {
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return Err(format!("`rope_theta` = {} is no base", self.rope_theta));
         }
+        if let Some(scaling) = &self.rope_scaling {
+            let check = scaling.check(self.head_dim);
+            check.map_err(|(key, problem)| format!("`rope_scaling.{key}` {problem}"))?;
+        }
         size::check_memory(&self)?;
         Ok(self)
+    }
+
+    fn family(&self) -> &'static Family {
+        Family::of(&self.model_type).expect("checked wherever a configuration comes from")
+    }
+
+    fn traits(&self) -> &'static Traits {
+        &self.family().traits
+    }
+
+    /// Its `model_type`, as the family that it is.
+    pub(crate) fn family_name(&self) -> &'static str {
+        self.family().model_type
+    }
+
+    /// Whether a map of [`MODULES`] has a bias.
+    pub fn has_bias(&self, module: &str) -> bool {
+        match module {
+            "q_proj" | "k_proj" | "v_proj" => self.keys.attention_bias || self.traits().qkv_bias,
+            "o_proj" => self.keys.attention_bias,
+            _ => self.keys.mlp_bias,
+        }
+    }
+
+    /// Whether queries and keys of a layer are rotated by their position.
+    pub fn rotates(&self, _layer: usize) -> bool {
+        true
+    }
+
+    /// Norms of queries and keys in front of the rotation.
+    pub fn qk_norm(&self) -> Option<QkNorm> {
+        self.traits().qk_norm
+    }
+
+    /// Sizes of the rows that the norms of queries and keys take, where there are norms.
+    pub fn qk_norm_sizes(&self) -> Option<[usize; 2]> {
+        Some(match self.qk_norm()? {
+            QkNorm::Head => [self.head_dim; 2],
+            QkNorm::Whole => [
+                self.num_attention_heads * self.head_dim,
+                self.num_key_value_heads * self.head_dim,
+            ],
+        })
+    }
+
+    /// What the frequencies of the rotation are divided by; empty where it is nothing.
+    pub fn rope_divisors(&self) -> Vec<f64> {
+        let scaling = self.rope_scaling.as_ref();
+        scaling.map_or_else(Vec::new, |scaling| {
+            scaling.divisors(self.head_dim, self.rope_theta)
+        })
     }
 }
 
@@ -119,7 +224,18 @@ impl ModelConfig for LlamaConfig {
     }
 
     fn max_position_embeddings(&self) -> usize {
-        self.max_position_embeddings
+        let limit = self.max_position_embeddings;
+        let scaling = self.rope_scaling.as_ref();
+        scaling.map_or(limit, |scaling| scaling.positions(limit))
+    }
+
+    fn score_factor(&self) -> f64 {
+        let scaling = self.rope_scaling.as_ref();
+        scaling.map_or(1.0, |scaling| scaling.attention_factor().powi(2))
+    }
+
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.keys.window(layer)
     }
 
     fn modules(&self) -> &'static [&'static str] {
@@ -149,10 +265,17 @@ impl ModelConfig for LlamaConfig {
         for layer in 0..self.num_hidden_layers {
             for module in MODULES {
                 let shape = self.module_shape(module).expect("a module of the list");
-                all.push((
-                    format!("{}.weight", module_path(layer, module)),
-                    shape.into(),
-                ));
+                let path = module_path(layer, module);
+                all.push((format!("{path}.weight"), shape.into()));
+                if self.has_bias(module) {
+                    all.push((format!("{path}.bias"), vec![shape[0]]));
+                }
+            }
+            for (norm, size) in QK_NORMS
+                .into_iter()
+                .zip(self.qk_norm_sizes().into_iter().flatten())
+            {
+                all.push((format!("{}.weight", module_path(layer, norm)), vec![size]));
             }
             for norm in NORMS {
                 let name = format!("{}{layer}.{norm}.weight", self.layer_prefix());
@@ -160,6 +283,13 @@ impl ModelConfig for LlamaConfig {
             }
         }
         all
+    }
+
+    /// The gains of the norms of queries and keys: the secure program has them as public rows.
+    fn is_public(&self, tensor: &str) -> bool {
+        QK_NORMS
+            .iter()
+            .any(|norm| tensor.ends_with(&format!("self_attn.{norm}.weight")))
     }
 
     fn layer_prefix(&self) -> &'static str {
@@ -179,6 +309,8 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 /// The norms of a layer.
 const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+/// Those of queries and keys, beside their maps.
+const QK_NORMS: [&str; 2] = ["q_norm", "k_norm"];
 
 /// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
 pub fn module_path(layer: usize, module: &str) -> String {

@@ -25,9 +25,11 @@ pub struct Segment {
 ///
 /// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`; a head in no group has zeros.
 /// Segments must follow each other without gaps, in the queries and in the keys. A group of one
-/// head with `scale = 1 / sqrt(D)` is ordinary attention. Where `own_share` is not 0, the heads of
+/// head with `scale = 1 / sqrt(D)` is ordinary attention. A row sees the last keys of its window
+/// alone, where the heads have one. Where `own_share` is not 0, the heads of
 /// a group still have softmaxes of their own, of
-/// `own_share Q_i K_i^T / sqrt(D) + (1 - own_share) S_G`. Where `approx` replaces softmax, its
+/// `own_share own_factor Q_i K_i^T / sqrt(D) +
+/// (1 - own_share) S_G`. Where `approx` replaces softmax, its
 /// weights stand for `exp(S)`, divided by their sum and its floor. With `format`, they are those of
 /// the secure program (see [`FakeQuant`]); the gradient is the smooth function's at those weights.
 ///
@@ -162,7 +164,7 @@ impl Attention {
 
     /// What a head's own scores are multiplied by.
     fn own_scale(&self) -> f32 {
-        self.own_share / (self.head_dim as f32).sqrt()
+        self.own_share * self.heads.own_factor as f32 / (self.head_dim as f32).sqrt()
     }
 
     /// The softmax of each row of scores, zero above the diagonal. Of an approximated one also the
@@ -174,11 +176,13 @@ impl Attention {
         }
         for (row, scores) in scores.chunks_exact_mut(x.k_len).enumerate() {
             let visible = x.k_len - x.q_len + row + 1;
+            let seen = self.heads.seen(visible);
+            scores[..seen.start].fill(0.0);
             scores[visible..].fill(0.0);
-            let scores = &mut scores[..visible];
+            let scores = &mut scores[seen.clone()];
             if self.approx.softmax.is_some() {
                 let slopes = slopes.as_deref_mut();
-                let slopes = slopes.map(|slopes| &mut slopes[row * x.k_len..][..visible]);
+                let slopes = slopes.map(|slopes| &mut slopes[row * x.k_len..][seen]);
                 approximate(&self.approx, scores, slopes, self.format);
                 continue;
             }

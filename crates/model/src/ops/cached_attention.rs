@@ -76,7 +76,7 @@ impl CachedAttention<'_> {
                     column += len;
                 }
             }
-            softmax(&mut p, q_len, k_len, &self.approx);
+            self.softmax(&mut p, q_len, k_len);
             for &head in group {
                 let mut column = 0;
                 for piece in &sequence.pieces {
@@ -96,25 +96,28 @@ impl CachedAttention<'_> {
         }
     }
 
+    /// Softmax of every row over the positions up to its own, of its window where there is one; the
+    /// others get no weight.
+    fn softmax(&self, p: &mut [f32], q_len: usize, k_len: usize) {
+        for (row, scores) in p.chunks_exact_mut(k_len).enumerate() {
+            let seen = self.heads.seen(k_len - q_len + row + 1);
+            scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
+            let scores = &mut scores[seen];
+            if self.approx.softmax.is_some() {
+                approximate(&self.approx, scores, None, None);
+                continue;
+            }
+            let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+            scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+            let inverse = 1.0 / scores.iter().sum::<f32>();
+            scores.iter_mut().for_each(|s| *s *= inverse);
+        }
+    }
+
     fn kv_head<'a>(&self, rows: &'a [f32], len: usize, head: usize) -> Mat<'a> {
         let at = head / (self.q_width / self.kv_width) * self.head_dim;
         Mat::strided(&rows[at..], len, self.head_dim, self.kv_width)
-    }
-}
-
-/// Softmax of every row over the positions up to its own; the later ones get no weight.
-fn softmax(p: &mut [f32], q_len: usize, k_len: usize, approx: &Approximations) {
-    for (row, scores) in p.chunks_exact_mut(k_len).enumerate() {
-        let (scores, later) = scores.split_at_mut(k_len - q_len + row + 1);
-        later.fill(0.0);
-        if approx.softmax.is_some() {
-            approximate(approx, scores, None, None);
-            continue;
-        }
-        let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
-        scores.iter_mut().for_each(|s| *s = (*s - max).exp());
-        let inverse = 1.0 / scores.iter().sum::<f32>();
-        scores.iter_mut().for_each(|s| *s *= inverse);
     }
 }
 
@@ -134,11 +137,21 @@ mod tests {
 
     #[test]
     fn pieces_of_a_sequence_attend_as_the_whole() {
-        compare(Approximations::default());
-        marill_numeric::approx::EACH.into_iter().for_each(compare);
+        compare(Approximations::default(), None);
+        for approx in marill_numeric::approx::EACH {
+            compare(approx, None);
+        }
     }
 
-    fn compare(approx: Approximations) {
+    #[test]
+    fn pieces_of_a_sequence_keep_to_a_window() {
+        // Windows that end inside a piece, at its edge, and beyond the sequence.
+        for window in [1, 3, 4, 20] {
+            compare(Approximations::default(), Some(window));
+        }
+    }
+
+    fn compare(approx: Approximations, window: Option<usize>) {
         let heads = 6;
         let kv = 2;
         let head_dim = 8;
@@ -151,6 +164,8 @@ mod tests {
         let layer = LayerHeads {
             groups: vec![vec![0, 3], vec![1], vec![2, 5]],
             scales: vec![0.3, 0.2, -0.1, 0.25, 0.0, 0.4],
+            own_factor: 1.0,
+            window,
         };
         let tensor = |values: &[f32], width: usize| {
             Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu).unwrap()

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::{ROWS_PER_TASK, floats, with_floats};
 
-/// `cos` and `sin` of `position * theta^(-2 i / D)`, for `i < D / 2`, computed in f64 and rounded
-/// once.
+/// `cos` and `sin` of `position * theta^(-2 i / D) / divisors[i]`, for `i < D / 2`, computed in f64
+/// and rounded once.
 pub struct RopeTable {
     pub head_dim: usize,
     cos: Vec<f32>,
@@ -16,13 +16,14 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Angles of all positions below `positions`.
-    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
+    /// Angles of all positions below `positions`. No divisors stand for divisors of 1.
+    pub fn new(head_dim: usize, theta: f64, divisors: &[f64], positions: usize) -> Self {
         let half = head_dim / 2;
         let angle = |at: usize| {
             let position = at / half;
             let i = at % half;
-            position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)
+            let angle = position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+            divisors.get(i).map_or(angle, |divisor| angle / divisor)
         };
         let count = positions * half;
         let cos = (0..count).map(|at| angle(at).cos() as f32).collect();

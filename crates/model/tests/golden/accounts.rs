@@ -10,8 +10,8 @@ fn a_key_that_changes_answers_is_refused_or_ignored() {
     let plain = logits(&Folder::new().open().unwrap());
     for (key, value) in [
         ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
+        ("attention_bias", json!("all")),
+        ("mlp_bias", json!(1)),
         ("partial_rotary_factor", json!(0.5)),
         ("sliding_window", json!(16)),
         ("logits_scaling", json!(2.0)),
@@ -26,9 +26,9 @@ fn a_key_that_changes_answers_is_refused_or_ignored() {
         ("a_key_of_next_year", json!([1, 2])),
         (
             "rope_scaling",
-            json!({ "rope_type": "linear", "factor": 2.0 }),
+            json!({ "rope_type": "mrope", "mrope_section": [16, 24, 24] }),
         ),
-        ("rope_scaling", json!({ "type": "dynamic", "factor": 2.0 })),
+        ("rope_scaling", json!({ "type": "ntk", "factor": 2.0 })),
         (
             "rope_parameters",
             json!({ "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0 }),
@@ -58,8 +58,8 @@ fn a_key_that_changes_answers_is_refused_or_ignored() {
             "{key}"
         );
     }
-    let error = with_config("model_type", json!("qwen2")).error();
-    assert!(error.contains("model_type = qwen2"), "{error}");
+    let error = with_config("model_type", json!("mamba")).error();
+    assert!(error.contains("model_type = mamba"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! was saved.
 
 mod accounts;
+mod families;
 mod folder;
 mod tensors;
 mod texts;
