@@ -64,7 +64,7 @@ pub use crate::{
     session::{
         ClientSession, DealerSession, InputShare, OutsourcedSession, ServerSession, join_token,
     },
-    spec::{Architecture, Pooling, PrivateForm, ProgramSpec, Reveal, SpecError},
+    spec::{Architecture, Pooling, PrivateForm, ProgramSpec, QkNorm, Reveal, SpecError, Variant},
     tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
     two_party::{Extension, TwoParty, tally_two_party},
     weights::{

@@ -6,6 +6,8 @@ pub mod decoder;
 pub mod encoder;
 pub mod layers;
 pub(crate) mod padding;
+mod project;
+mod qk_norm;
 pub mod sampling;
 mod step;
 

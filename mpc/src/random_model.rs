@@ -9,7 +9,7 @@ use marill_numeric::NumericSpec;
 
 pub use crate::random_model::affine::{AffineModel, LORA_SCALE, MAPS, tiny_affine_spec};
 use crate::{
-    spec::{PrivateForm, ProgramSpec},
+    spec::{Module, PrivateForm, ProgramSpec, QkNorm, Variant},
     weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
 };
 
@@ -36,6 +36,7 @@ pub fn tiny_spec() -> ProgramSpec {
         architecture: Default::default(),
         private: Default::default(),
         approx: Default::default(),
+        variant: Default::default(),
     }
 }
 
@@ -48,6 +49,39 @@ pub fn with_mixed_heads(spec: ProgramSpec) -> ProgramSpec {
         head_weights: vec![vec![0.75, 1.0], vec![1.0, 0.5, 0.9, -0.3, 0.0, 0.6]],
         ..spec
     }
+}
+
+/// What families of decoders add to LLaMA's layers, each by itself and then together, for the
+/// shapes of [`tiny_spec`].
+#[must_use]
+pub fn variants() -> Vec<Variant> {
+    let none = Variant::default;
+    let normed = |qk_norm| Variant {
+        qk_norm: Some(qk_norm),
+        ..none()
+    };
+    vec![
+        Variant {
+            rope_divisors: vec![1.0, 1.5, 4.0, 4.0],
+            ..none()
+        },
+        Variant {
+            unrotated_layers: vec![1],
+            ..none()
+        },
+        Variant {
+            biases: true,
+            ..none()
+        },
+        normed(QkNorm::Head),
+        normed(QkNorm::Whole),
+        Variant {
+            rope_divisors: vec![2.0; 4],
+            unrotated_layers: vec![0],
+            biases: true,
+            qk_norm: Some(QkNorm::Head),
+        },
+    ]
 }
 
 /// The same shapes with full-rank weights private.
@@ -81,7 +115,7 @@ pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
 /// When the spec is invalid.
 #[must_use]
 pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
-    use crate::spec::Module::{self, Down, Gate, K, O, Q, Up, V};
+    use crate::spec::Module::{Down, Gate, K, O, Q, Up, V};
     let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
     let layers: Vec<[Vec<f32>; 9]> = (0..spec.num_layers)
         .map(|l| {
@@ -100,23 +134,36 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
             [gain("input"), q, k, v, o, gain("post"), gate, up, down]
         })
         .collect();
+    let extras: Vec<Extras> = (0..spec.num_layers)
+        .map(|layer| Extras::random(spec, layer, seed))
+        .collect();
     let floats: Vec<LayerFloats<'_>> = layers
         .iter()
-        .map(|[input, q, k, v, o, post, gate, up, down]| LayerFloats {
-            input_layernorm: input,
-            q_proj: q,
-            k_proj: k,
-            v_proj: v,
-            o_proj: o,
-            post_attention_layernorm: post,
-            gate_proj: gate,
-            up_proj: up,
-            down_proj: down,
-        })
+        .zip(&extras)
+        .map(
+            |([input, q, k, v, o, post, gate, up, down], extras)| LayerFloats {
+                input_layernorm: input,
+                q_proj: q,
+                k_proj: k,
+                v_proj: v,
+                o_proj: o,
+                post_attention_layernorm: post,
+                gate_proj: gate,
+                up_proj: up,
+                down_proj: down,
+                biases: extras.biases.each_ref().map(Vec::as_slice),
+                qk_norms: extras.qk_norms.each_ref().map(Vec::as_slice),
+            },
+        )
         .collect();
     let norm = vec![1.0; spec.hidden_size];
     let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
-    let maps: &[LayerFloats<'_>] = if spec.is_full_rank() { &[] } else { &floats };
+    let gains: Vec<LayerFloats<'_>> = floats
+        .iter()
+        .filter(|_| spec.variant.qk_norm.is_some())
+        .map(|layer| LayerFloats::public_gains(layer.qk_norms))
+        .collect();
+    let maps = if spec.is_full_rank() { &gains } else { &floats };
     let public =
         PublicWeights::from_floats(spec, maps, &norm, &head).expect("a random model is valid");
     if spec.is_full_rank() {
@@ -136,4 +183,36 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
     let adapter = adapter.collect();
     let private = PrivateWeights::from_floats(&public, adapter).expect("a random adapter is valid");
     (Arc::new(public), Arc::new(private))
+}
+
+/// What a [`crate::Variant`] adds to a layer.
+struct Extras {
+    biases: [Vec<f32>; 7],
+    qk_norms: [Vec<f32>; 2],
+}
+
+impl Extras {
+    fn random(spec: &ProgramSpec, layer: usize, seed: u64) -> Self {
+        let normal = |name: &str, n: usize| gaussian(seed, &format!("{layer}.{name}"), n, 0.2);
+        // The output map has none, so that a map without a bias is met too.
+        let bias = |module: Module| {
+            let map = spec.map_spec(spec.map(layer, module));
+            let rows = if spec.variant.biases && module != Module::O {
+                map.rows
+            } else {
+                0
+            };
+            normal(&format!("{module:?}.bias"), rows)
+        };
+        let sizes = spec.qk_norm_sizes(layer).unwrap_or([0; 2]);
+        let gain = |(nth, size): (usize, usize)| {
+            let gain = normal(&format!("qk_norm.{nth}"), size);
+            gain.iter().map(|g| 1.0 + g).collect()
+        };
+        let mut modules = Module::ALL.iter();
+        Self {
+            biases: std::array::from_fn(|_| modules.next().map_or(Vec::new(), |m| bias(*m))),
+            qk_norms: [gain((0, sizes[0])), gain((1, sizes[1]))],
+        }
+    }
 }

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 mod architecture;
 mod heads;
 mod maps;
+mod variant;
 
 pub use crate::spec::{
     architecture::{Architecture, Module, NormKind, Pooling, Reveal},
     maps::{MapId, MapSpec},
+    variant::{QkNorm, Variant},
 };
 
 /// The public description of the private layers of a program. Two parties with different specs
@@ -60,6 +62,9 @@ pub struct ProgramSpec {
     /// Left out where nothing is approximated, for the same reason.
     #[serde(default, skip_serializing_if = "Approximations::is_none")]
     pub approx: Approximations,
+    /// Left out where it is LLaMA's own, for the same reason.
+    #[serde(default, skip_serializing_if = "Variant::is_none")]
+    pub variant: Variant,
 }
 
 /// What the server keeps of the private layers.
@@ -160,6 +165,7 @@ impl ProgramSpec {
             );
         }
         self.check_heads()?;
+        self.check_variant()?;
         if self
             .attn_scale
             .iter()
@@ -221,7 +227,7 @@ impl ProgramSpec {
             return refused(field, problem.into());
         }
         let quad = approx.softmax == Some(SoftmaxForm::Quad);
-        if quad && self.architecture.has_biases() {
+        if quad && self.has_biases() {
             let problem = "is `2quad`, and with biases rows of padding would not stay zero";
             return refused("approx.softmax", problem.into());
         }
@@ -310,7 +316,7 @@ impl ProgramSpec {
     /// makes of a norm's bias, or the bias of a private map.
     pub(crate) fn has_private_rows(&self) -> bool {
         let folds_bias = self.architecture.norm() == NormKind::Layer;
-        self.architecture.has_biases() && (self.is_full_rank() || folds_bias)
+        self.has_biases() && (self.is_full_rank() || folds_bias)
     }
 
     /// Whether the pooled row goes through a dense map and tanh.

@@ -57,6 +57,9 @@ pub struct PublicLayer {
     norm_bias: [Vec<f32>; 2],
     /// Norms after attention and after the MLP; empty elsewhere.
     pub(crate) post_norms: Vec<PostNorm>,
+    /// Gains of the norms of queries and keys, an entry for each column; empty where there are
+    /// none.
+    pub(crate) qk_gains: [Vec<u64>; 2],
 }
 
 /// A layer norm's gain and bias as public rows.
@@ -168,7 +171,8 @@ impl PublicWeights {
             .flat_map(|map| &self.map(map.id).bias);
         let norms = &self.layers[layer].post_norms;
         let norms = norms.iter().flat_map(|n| n.gain.iter().chain(&n.bias));
-        biases.chain(norms).copied()
+        let gains = self.layers[layer].qk_gains.iter().flatten();
+        biases.chain(norms).chain(gains).copied()
     }
 }
 

@@ -33,6 +33,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
         architecture: Default::default(),
         private: Default::default(),
         approx: Default::default(),
+        variant: Default::default(),
     }
 }
 

@@ -26,6 +26,7 @@ fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
         architecture: Default::default(),
         private: Default::default(),
         approx: Default::default(),
+        variant: Default::default(),
     }
 }
 

@@ -386,13 +386,22 @@ fn same_tensors(
     }
     for (name, ours) in &base.tensors {
         let layer = base.config.layer_of(name);
-        if private_from.is_some_and(|first| layer >= Some(first)) {
+        let private = private_from.is_some_and(|first| layer >= Some(first));
+        if private && !base.config.is_public(name) {
             continue;
         }
         let ours = bits(ours)?;
         let theirs = bits(&model.tensors[name])?;
         let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         let shorter = (ours.len() != theirs.len()).then(|| ours.len().min(theirs.len()));
+        if private && (differs.is_some() || shorter.is_some()) {
+            let tensor = name.clone();
+            let reason = "it is a public row of the secure program, and differs from the base's";
+            return Err(PartitionError::PrivateTensor {
+                tensor,
+                reason: reason.into(),
+            });
+        }
         if let Some(element) = differs.or(shorter) {
             return Err(PartitionError::PublicPartDiffers {
                 tensor: name.clone(),

@@ -48,6 +48,7 @@ impl Shape {
             architecture,
             private: Default::default(),
             approx: Default::default(),
+            variant: Default::default(),
         }
     }
 }

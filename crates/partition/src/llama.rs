@@ -1,15 +1,16 @@
-//! LLaMA as a secure program: from a base, its transforms and an adapter to integers.
+//! A decoder of the LLaMA family as a secure program: from a base, its transforms and an adapter to
+//! integers.
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Architecture, Checkpoint, LayerHeads, LoraConfig, ModelConfig, ModelError, Transforms,
-    module_path,
+    Adapter, Architecture, Checkpoint, LayerHeads, LlamaConfig, LoraConfig, MODULES, ModelConfig,
+    ModelError, QkNorm, Transforms, module_path,
 };
 use marill_mpc::{
-    LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights,
-    spec::{MAX_POSITIONS, MapSpec},
+    LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights, SpecError, Variant,
+    spec::{BUCKET, MAX_POSITIONS, MapSpec},
 };
 use marill_numeric::NumericSpec;
 
@@ -18,8 +19,8 @@ use crate::{PartitionError, layers::floats};
 /// The public description of the private layers that the secure program needs.
 ///
 /// # Errors
-/// [`PartitionError::Model`] when the transforms do not fit the architecture, or this is not
-/// LLaMA's.
+/// [`PartitionError::Model`] when the transforms do not fit the architecture, or this is none of
+/// the LLaMA family; [`PartitionError::Spec`] for a window that is too short for a session.
 pub fn program_spec(
     config: &Architecture,
     transforms: &Transforms,
@@ -39,7 +40,7 @@ pub fn program_spec(
         head_dim: config.head_dim,
         vocab_size: config.vocab_size,
         num_layers: transforms.private_layers(config),
-        max_positions: config.max_position_embeddings.min(MAX_POSITIONS),
+        max_positions: positions(config, transforms.frozen_layers)?,
         rms_norm_eps: config.rms_norm_eps,
         rope_theta: config.rope_theta,
         head_groups: heads.iter().map(numbered).collect(),
@@ -51,6 +52,7 @@ pub fn program_spec(
         architecture: marill_mpc::Architecture::Llama,
         private: Default::default(),
         approx: transforms.approx,
+        variant: variant(config, transforms.frozen_layers),
     };
     // With one rank for all, a module without an update has one of zeros, as it always had.
     Ok(
@@ -63,6 +65,45 @@ pub fn program_spec(
             None => spec,
         },
     )
+}
+
+/// Most positions of a session. The program's rows see all keys up to their own, so that a session
+/// ends where a private layer's window would begin to matter.
+fn positions(config: &LlamaConfig, frozen_layers: usize) -> Result<usize, PartitionError> {
+    let windows = (frozen_layers..config.num_hidden_layers).filter_map(|l| config.window(l));
+    let limit = config.max_position_embeddings().min(MAX_POSITIONS);
+    let Some(window) = windows.min().filter(|window| *window < limit) else {
+        return Ok(limit);
+    };
+    if window < BUCKET {
+        let problem =
+            format!("of {window} keys is shorter than the shortest session, of {BUCKET} positions");
+        let field = "sliding_window";
+        return Err(SpecError::Invalid { field, problem }.into());
+    }
+    Ok(window)
+}
+
+/// What the family has beside LLaMA's own layers, in the private ones.
+fn variant(config: &LlamaConfig, frozen_layers: usize) -> Variant {
+    let private = frozen_layers..config.num_hidden_layers;
+    let has_biases = MODULES.iter().any(|module| config.has_bias(module));
+    let divisors = config.rope_divisors();
+    let unrotated = private.filter(|layer| !config.rotates(*layer));
+    Variant {
+        // One form for one meaning: digests are taken of it.
+        rope_divisors: if divisors.iter().all(|divisor| *divisor == 1.0) {
+            Vec::new()
+        } else {
+            divisors
+        },
+        unrotated_layers: unrotated.map(|layer| layer - frozen_layers).collect(),
+        biases: has_biases,
+        qk_norm: config.qk_norm().map(|norm| match norm {
+            QkNorm::Head => marill_mpc::QkNorm::Head,
+            QkNorm::Whole => marill_mpc::QkNorm::Whole,
+        }),
+    }
 }
 
 /// The rank of each module in a layer, 0 where it has no update.
@@ -146,15 +187,14 @@ pub fn public_weights(
     base: &Checkpoint,
     transforms: &Transforms,
 ) -> Result<PublicWeights, PartitionError> {
-    let layers = if spec.is_full_rank() {
-        0
+    let config = base.config.llama()?;
+    let get = |name: &str| Ok(base.floats(name)?);
+    let owned = if spec.is_full_rank() {
+        public_gains(config, transforms, get)?
     } else {
-        spec.num_layers
+        layer_floats(config, transforms, spec.num_layers, get)?
     };
-    let owned = layer_floats(&base.config, transforms, layers, |name| {
-        Ok(base.floats(name)?)
-    })?;
-    let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
+    let layers: Vec<LayerFloats<'_>> = owned.iter().map(OwnedLayer::floats).collect();
     let norm = base.floats("model.norm.weight")?;
     let head = base.floats("lm_head.weight")?;
     Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
@@ -166,70 +206,132 @@ pub fn public_weights(
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
 pub fn full_weights(
     spec: &ProgramSpec,
-    config: &dyn ModelConfig,
+    config: &Architecture,
     transforms: &Transforms,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<PrivateWeights, PartitionError> {
-    let owned = layer_floats(config, transforms, spec.num_layers, |name| {
+    let owned = layer_floats(config.llama()?, transforms, spec.num_layers, |name| {
         floats(
             tensors
                 .get(name)
                 .ok_or_else(|| ModelError::MissingTensor { name: name.into() })?,
         )
     })?;
-    let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
+    let layers: Vec<LayerFloats<'_>> = owned.iter().map(OwnedLayer::floats).collect();
     Ok(PrivateWeights::full_from_floats(spec, &layers)?)
 }
 
-/// The tensors of the first private layers in the order of [`borrowed`], without what belongs to
-/// heads that are left out.
+/// A private layer in floats, without what belongs to heads that are left out.
+#[derive(Default)]
+struct OwnedLayer {
+    norms: [Vec<f32>; 2],
+    /// In the order of [`MODULES`], as are the biases, which are empty where there are none.
+    maps: [Vec<f32>; 7],
+    biases: [Vec<f32>; 7],
+    /// Empty where there are none.
+    qk_norms: [Vec<f32>; 2],
+}
+
+impl OwnedLayer {
+    fn floats(&self) -> LayerFloats<'_> {
+        let [input_layernorm, post_attention_layernorm] = self.norms.each_ref();
+        let [
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            gate_proj,
+            up_proj,
+            down_proj,
+        ] = self.maps.each_ref();
+        LayerFloats {
+            input_layernorm,
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            post_attention_layernorm,
+            gate_proj,
+            up_proj,
+            down_proj,
+            biases: self.biases.each_ref().map(Vec::as_slice),
+            qk_norms: self.qk_norms.each_ref().map(Vec::as_slice),
+        }
+    }
+}
+
+/// Where tensors come from, by their names in a checkpoint.
+type Source<'a> = &'a dyn Fn(&str) -> Result<Vec<f32>, PartitionError>;
+
+/// The first private layers.
 fn layer_floats(
-    config: &dyn ModelConfig,
+    config: &LlamaConfig,
     transforms: &Transforms,
     count: usize,
     get: impl Fn(&str) -> Result<Vec<f32>, PartitionError>,
-) -> Result<Vec<[Vec<f32>; 9]>, PartitionError> {
+) -> Result<Vec<OwnedLayer>, PartitionError> {
     let layers = transforms.frozen_layers..transforms.frozen_layers + count;
     let of = |layer: usize| {
         let heads = KeptHeads::of(config, transforms, layer);
-        let linear = |module: &str| {
-            let weight = get(&format!("{}.weight", module_path(layer, module)))?;
-            Ok::<_, PartitionError>(match module {
-                "q_proj" => heads.rows(weight, config.hidden_size()),
+        let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"));
+        let mut owned = OwnedLayer {
+            norms: [norm("input_layernorm")?, norm("post_attention_layernorm")?],
+            qk_norms: gains(config, layer, &get)?,
+            ..OwnedLayer::default()
+        };
+        for (nth, module) in MODULES.into_iter().enumerate() {
+            let path = module_path(layer, module);
+            let weight = get(&format!("{path}.weight"))?;
+            owned.maps[nth] = match module {
+                "q_proj" => heads.rows(weight, config.hidden_size),
                 "o_proj" => heads.columns(weight),
                 _ => weight,
-            })
-        };
-        let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"));
-        Ok([
-            norm("input_layernorm")?,
-            linear("q_proj")?,
-            linear("k_proj")?,
-            linear("v_proj")?,
-            linear("o_proj")?,
-            norm("post_attention_layernorm")?,
-            linear("gate_proj")?,
-            linear("up_proj")?,
-            linear("down_proj")?,
-        ])
+            };
+            if config.has_bias(module) {
+                let bias = get(&format!("{path}.bias"))?;
+                owned.biases[nth] = match module {
+                    "q_proj" => heads.rows(bias, 1),
+                    _ => bias,
+                };
+            }
+        }
+        Ok(owned)
     };
     layers.map(of).collect()
 }
 
-fn borrowed(
-    [input_norm, q, k, v, o, post_norm, gate, up, down]: &[Vec<f32>; 9],
-) -> LayerFloats<'_> {
-    LayerFloats {
-        input_layernorm: input_norm,
-        q_proj: q,
-        k_proj: k,
-        v_proj: v,
-        o_proj: o,
-        post_attention_layernorm: post_norm,
-        gate_proj: gate,
-        up_proj: up,
-        down_proj: down,
+/// What is public of layers that are private as a whole: the gains of the norms of queries and
+/// keys, where there are such norms; nothing elsewhere.
+fn public_gains(
+    config: &LlamaConfig,
+    transforms: &Transforms,
+    get: impl Fn(&str) -> Result<Vec<f32>, PartitionError>,
+) -> Result<Vec<OwnedLayer>, PartitionError> {
+    if config.qk_norm().is_none() {
+        return Ok(Vec::new());
     }
+    let of = |layer| {
+        Ok(OwnedLayer {
+            qk_norms: gains(config, layer, &get)?,
+            ..OwnedLayer::default()
+        })
+    };
+    (transforms.frozen_layers..config.num_hidden_layers)
+        .map(of)
+        .collect()
+}
+
+/// The gains of the norms of a layer's queries and keys.
+fn gains(
+    config: &LlamaConfig,
+    layer: usize,
+    get: Source<'_>,
+) -> Result<[Vec<f32>; 2], PartitionError> {
+    if config.qk_norm().is_none() {
+        return Ok([Vec::new(), Vec::new()]);
+    }
+    let gain = |name: &str| get(&format!("{}.weight", module_path(layer, name)));
+    Ok([gain("q_norm")?, gain("k_norm")?])
 }
 
 /// The low-rank factors of the private layers, as integers. Only the server holds them.

@@ -9,7 +9,8 @@ use marill_partition::{
     ExportOptions, ExportReport, LAYERS_FILE, Partition, PartitionError, PrivatePart,
     describe_range, export_full, range_of, shared_layers,
 };
-use marill_testkit::models::{tiny_base, tiny_fine_tune, tiny_transforms};
+use marill_testkit::models::{tiny_base, tiny_family, tiny_fine_tune, tiny_transforms};
+use serde_json::json;
 
 const FROZEN: usize = 2;
 
@@ -233,4 +234,44 @@ fn altered_private_layers_are_refused_by_name() {
     fs::write(&path, bytes).unwrap();
     let error = Partition::open(&dir).err().unwrap().to_string();
     assert!(error.contains(LAYERS_FILE), "{error}");
+}
+
+#[test]
+fn gains_of_query_norms_stay_the_bases() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = json!({ "model_type": "qwen3" });
+    let base = tiny_family(&dir.path().join("base"), &keys, 1).unwrap();
+    let mut model = tiny_fine_tune(&base, FROZEN, 2).unwrap();
+    let transforms = Transforms {
+        lora: None,
+        ..tiny_transforms(&base.config, false)
+    };
+    let out = dir.path().join("out");
+    let options = ExportOptions::default();
+    let refused = export_full(&base, &transforms, &model, &out, &options).unwrap_err();
+    let error = refused.to_string();
+    assert!(
+        error.contains("_norm.weight`") && error.contains("differs from the base's"),
+        "{error}"
+    );
+    for (name, tensor) in &mut model.tensors {
+        if name.contains("self_attn.q_norm") || name.contains("self_attn.k_norm") {
+            *tensor = base.tensors[name].clone();
+        }
+    }
+    let report = export_full(&base, &transforms, &model, &out, &options).unwrap();
+    let server = Partition::open(&report.dir).unwrap();
+    let public = server.public_weights().unwrap();
+    let private = server.private_weights(&public).unwrap();
+    let tokens: Vec<u32> = (0..20).collect();
+    let boundary = server.prefix().unwrap().forward(&tokens).unwrap();
+    let encoded = server.program_spec().encode(&boundary).unwrap();
+    let mut twin = Twin::new(Arc::new(public), Arc::new(private));
+    twin.prefill(&encoded).unwrap();
+    let float = FloatModel::new(&model, &transforms, None);
+    let logits = float.unwrap().logits(&tokens).unwrap();
+    let worst = twin.last_logits().into_iter().zip(&logits);
+    let worst = worst.fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    // Logits of some ten, of layers that are off by two thousandths.
+    assert!(worst < 0.05, "{worst}");
 }

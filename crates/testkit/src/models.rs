@@ -7,6 +7,7 @@ use marill_model::{
     Adapter, Checkpoint, HeadMethod, HeadTransform, LlamaConfig, LoraConfig, MODULES, ModelConfig,
     ModelError, Transforms, module_path, strided_groups,
 };
+use serde_json::{Value, json};
 
 /// Chat template of the tiny model: one line a turn.
 pub const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
@@ -24,22 +25,7 @@ pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
         "rope_theta": 10000.0, "max_position_embeddings": 256, "tie_word_embeddings": true,
         "eos_token_id": 256
     });
-    let io = |path: &Path, text: String| {
-        std::fs::write(path, text).map_err(|source| ModelError::Io {
-            path: path.into(),
-            source,
-        })
-    };
-    std::fs::create_dir_all(dir).map_err(|source| ModelError::Io {
-        path: dir.into(),
-        source,
-    })?;
-    io(&dir.join("config.json"), config.to_string())?;
-    io(&dir.join("tokenizer.json"), tokenizer_json())?;
-    io(
-        &dir.join("tokenizer_config.json"),
-        serde_json::json!({ "chat_template": TEMPLATE }).to_string(),
-    )?;
+    write_settings(dir, &config)?;
     let config: LlamaConfig = serde_json::from_value(config).expect("the literal above");
     let mut random = Random(seed);
     let mut tensors = HashMap::new();
@@ -66,6 +52,59 @@ pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
     let path = dir.join("model.safetensors");
     candle_core::safetensors::save(&tensors, path)?;
     Checkpoint::open(dir)
+}
+
+/// As [`tiny_base`] for another family: `keys` are those of its `config.json` beside, or in place
+/// of, the tiny base's, and the tensors are what they ask for. A key that is `null` is left out.
+///
+/// # Errors
+/// [`ModelError`] when a file cannot be written, or the checkpoint is refused.
+pub fn tiny_family(dir: &Path, keys: &Value, seed: u64) -> Result<Checkpoint, ModelError> {
+    let mut config = json!({
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 259,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 256, "tie_word_embeddings": true, "eos_token_id": 256
+    });
+    for (key, value) in keys.as_object().into_iter().flatten() {
+        config[key] = value.clone();
+    }
+    let config_keys = config.as_object_mut().expect("the literal above");
+    config_keys.retain(|_, value| !value.is_null());
+    write_settings(dir, &config)?;
+    let account = LlamaConfig::read(&dir.join("config.json"))?;
+    let mut random = Random(seed);
+    let mut tensors = HashMap::new();
+    for (name, shape) in account.tensors() {
+        let tensor = match shape[..] {
+            [_, cols] if account.layer_of(&name).is_some() => {
+                random.tensor(&shape, 1.5 / (cols as f32).sqrt())?
+            }
+            [size] if name.ends_with("norm.weight") => random.gain(size)?,
+            _ => random.tensor(&shape, 1.0)?,
+        };
+        tensors.insert(name, tensor);
+    }
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors"))?;
+    Checkpoint::open(dir)
+}
+
+/// What stands beside the weights of a tiny model.
+fn write_settings(dir: &Path, config: &Value) -> Result<(), ModelError> {
+    let io = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|source| ModelError::Io {
+            path: path.into(),
+            source,
+        })
+    };
+    std::fs::create_dir_all(dir).map_err(|source| ModelError::Io {
+        path: dir.into(),
+        source,
+    })?;
+    io(&dir.join("config.json"), config.to_string())?;
+    io(&dir.join("tokenizer.json"), tokenizer_json())?;
+    let settings = json!({ "chat_template": TEMPLATE }).to_string();
+    io(&dir.join("tokenizer_config.json"), settings)
 }
 
 /// Two frozen layers, rank 2 on every module, two heads a softmax when `merged`.

@@ -7,9 +7,9 @@ use marill_numeric::{ActivationForm, tables::tables};
 use crate::{
     engine::{Attention, Engine, Gate, Labels, Truncation},
     error::ProtocolResult,
-    program::{cache::Cache, layers, layers::NormScale},
+    program::{cache::Cache, layers, layers::NormScale, project::project, qk_norm},
     spec::{MapId, Module, NormKind, ProgramSpec, width},
-    weights::{PublicMap, PublicWeights},
+    weights::PublicWeights,
 };
 
 /// The public output head.
@@ -72,37 +72,8 @@ pub(crate) fn normalize<E: Engine>(
 /// What the maps of a half layer take: a share, and the private LoRA updates already made of it.
 pub(crate) type Revealed<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
 
-/// `x · Wᵀ` plus the bias and the private LoRA update, or the private product alone.
-fn project<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    map: MapId,
-    x: &E::Share,
-    update: &Option<E::Share>,
-) -> E::Share {
-    let spec = &weights.spec;
-    let PublicMap { matrix, bias } = weights.map(map);
-    // W·x is local; B·(A·x) was made when x was revealed, at the same scale.
-    let mut out = match update {
-        // All of the map is private; what is made of the row is its product.
-        Some(product) if spec.is_full_rank() => product.clone(),
-        Some(update) => {
-            let public = engine.linear(matrix, x);
-            engine.add(&public, update)
-        }
-        None => engine.linear(matrix, x),
-    };
-    if update.is_some() && spec.has_private_rows() {
-        out = engine.add_private_row(&out, map);
-    }
-    match bias.as_slice() {
-        [] => out,
-        bias => engine.add_row(&out, bias),
-    }
-}
-
 /// The rotated queries, keys and values of new rows as wires; in the last layer the queries of the
-/// last row alone. `first` is the position of the first row.
+/// last row alone. `first` is the position of the first row. Normed ones are another function's.
 fn queries_keys_values<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -121,7 +92,7 @@ fn queries_keys_values<E: Engine>(
     let mut v = project(engine, weights, v, x, &updates[2]);
     let mut shift =
         spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    if spec.architecture.is_rotary() {
+    if spec.rotates(layer) {
         // Rotation multiplies by 12-bit tables; v gains the same bits, so that one truncation does.
         q = engine.rotate(&q, &weights.rope, first);
         k = engine.rotate(&k, &weights.rope, first);
@@ -197,7 +168,11 @@ pub(crate) fn attention<E: Engine>(
     let spec = &weights.spec;
     let rows = engine.rows(x);
     let first = cache.len;
-    let [q, k, v] = queries_keys_values(engine, weights, layer, first, x, updates, last)?;
+    let [q, k, v] = if spec.variant.qk_norm.is_some() {
+        qk_norm::queries_keys_values(engine, weights, layer, first, x, updates, last)?
+    } else {
+        queries_keys_values(engine, weights, layer, first, x, updates, last)?
+    };
     let (keys, values) = &mut cache.layers[layer];
     // Past rows are opened once; a wire may enter any number of products.
     engine.append(keys, &k);

@@ -76,13 +76,18 @@ impl ProgramSpec {
     /// the softmax scale's part that is no power of two, and the weight of the row's head.
     pub(crate) fn row_factor(&self, map: &MapSpec, row: usize) -> f64 {
         match map.module {
-            Module::Q => {
+            // Behind a norm of the queries it is in that norm's gain.
+            Module::Q if self.variant.qk_norm.is_none() => {
                 // softmax(Σ s_i q_i·k) = softmax(Σ (s_i q_i)·k), so the factor is the query's.
-                let head = row / self.head_dim;
-                self.score_scale(map.layer).0 * self.head_weight(map.layer, head)
+                self.query_factor(map.layer, row / self.head_dim)
             }
             _ => 1.0,
         }
+    }
+
+    /// The softmax scale's part that is no power of two, times the weight of a head.
+    pub(crate) fn query_factor(&self, layer: usize, head: usize) -> f64 {
+        self.score_scale(layer).0 * self.head_weight(layer, head)
     }
 
     /// How many maps there are.
@@ -100,9 +105,11 @@ impl ProgramSpec {
         let module = modules[place];
         let ranks = &self.lora_ranks;
         let (cols, rows) = self.shape(layer, module);
-        // Rotation multiplies before the truncation, so the product needs the whole ring.
+        // Rotation multiplies before the truncation, so the product needs the whole ring; in front
+        // of a norm there is a truncation.
+        let rotates = self.rotates(layer) && self.variant.qk_norm.is_none();
         let private_bits = match module {
-            Module::Q | Module::K | Module::V if self.architecture.is_rotary() => width::FULL,
+            Module::Q | Module::K | Module::V if rotates => width::FULL,
             _ => width::PRODUCT,
         };
         let input_frac_bits = match module {

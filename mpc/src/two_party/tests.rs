@@ -16,7 +16,8 @@ use crate::{
     Twin,
     program::{self, cache::Cache, padding::pad_prompt},
     random_model::{
-        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_mixed_heads,
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, variants,
+        with_mixed_heads,
     },
     sampling::Selection,
     spec::{Pooling, Reveal},
@@ -203,6 +204,17 @@ fn approximations_are_the_twins() {
             ..tiny_spec()
         };
         equals_the_twin(&random_weights(&spec, 3), 3);
+    }
+}
+
+#[test]
+fn what_families_add_is_the_twins() {
+    for variant in variants() {
+        let spec = ProgramSpec {
+            variant,
+            ..tiny_spec()
+        };
+        equals_the_twin(&random_weights(&spec, 5), 5);
     }
 }
 

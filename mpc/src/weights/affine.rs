@@ -183,7 +183,7 @@ pub(super) fn layer(
         PublicLayer {
             norm_scale: floats.norms.map(|norm| folded_gain(spec, norm.gain)),
             norm_bias: floats.norms.map(|norm| norm.bias.to_vec()),
-            post_norms: Vec::new(),
+            ..PublicLayer::default()
         }
     };
     let maps = spec

@@ -1,12 +1,13 @@
-//! Weights of the LLaMA family: RMS norms, gated MLP, no biases.
+//! Weights of the LLaMA family: RMS norms, gated MLP, and what a [`crate::Variant`] adds.
 
-use marill_numeric::PublicMatrix;
+use marill_numeric::{PublicMatrix, norm_rest};
 use rayon::prelude::*;
 
 use crate::{
-    spec::{MapSpec, Module, ProgramSpec, SpecError},
+    spec::{GAIN_FRAC_BITS, MapSpec, Module, ProgramSpec, SpecError},
     weights::{
-        PublicLayer, PublicMap, PublicWeights, QuantizedLayer, Rope, behind_norm, expect_len,
+        PublicLayer, PublicMap, PublicWeights, QuantizedLayer, Rope, affine::encode_row,
+        behind_norm, expect_len,
     },
 };
 
@@ -22,9 +23,40 @@ pub struct LayerFloats<'a> {
     pub gate_proj: &'a [f32],
     pub up_proj: &'a [f32],
     pub down_proj: &'a [f32],
+    /// Of each map in the order of [`Module::ALL`]; empty where it has none.
+    pub biases: [&'a [f32]; 7],
+    /// Gains of the norms of queries and keys; empty where there are none.
+    pub qk_norms: [&'a [f32]; 2],
 }
 
 impl<'a> LayerFloats<'a> {
+    /// What a layer has whose maps and norms are private: the gains of the norms of queries and
+    /// keys alone.
+    #[must_use]
+    pub fn public_gains(qk_norms: [&'a [f32]; 2]) -> Self {
+        Self {
+            input_layernorm: &[],
+            q_proj: &[],
+            k_proj: &[],
+            v_proj: &[],
+            o_proj: &[],
+            post_attention_layernorm: &[],
+            gate_proj: &[],
+            up_proj: &[],
+            down_proj: &[],
+            biases: [&[]; 7],
+            qk_norms,
+        }
+    }
+
+    /// Values of a layer without those gains.
+    fn private_values(&self) -> usize {
+        let norms = [self.input_layernorm, self.post_attention_layernorm];
+        let maps = Module::ALL.iter().map(|module| self.named(*module).1);
+        let all = norms.into_iter().chain(maps).chain(self.biases);
+        all.map(<[f32]>::len).sum()
+    }
+
     /// A map's name in the checkpoint, and its weights.
     fn named(&self, module: Module) -> (&'static str, &'a [f32]) {
         match module {
@@ -41,7 +73,8 @@ impl<'a> LayerFloats<'a> {
 
 impl PublicWeights {
     /// Quantizes the public weights of the private layers and the output head. Where full-rank
-    /// weights are private, `layers` is empty.
+    /// weights are private, `layers` is empty, or [`LayerFloats::public_gains`] where queries and
+    /// keys are normed.
     ///
     /// # Errors
     /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight
@@ -55,7 +88,7 @@ impl PublicWeights {
         spec.validate()?;
         expect_len(
             "public layers",
-            if spec.is_full_rank() {
+            if spec.is_full_rank() && spec.variant.qk_norm.is_none() {
                 0
             } else {
                 spec.num_layers
@@ -67,7 +100,10 @@ impl PublicWeights {
         let quantized = layers
             .par_iter()
             .enumerate()
-            .map(|(l, floats)| quantize_layer(spec, l, floats))
+            .map(|(l, floats)| match spec.is_full_rank() {
+                true => public_gains(spec, l, floats),
+                false => quantize_layer(spec, l, floats),
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let (maps, mut layers): (Vec<_>, Vec<_>) = quantized.into_iter().unzip();
         let mut maps: Vec<PublicMap> = maps.into_iter().flatten().collect();
@@ -131,14 +167,87 @@ pub(super) fn quantize_layer(
             spec.numeric.weight_frac_bits,
             &label,
         )?;
-        let bias = Vec::new();
+        let bias = quantize_bias(spec, &map, floats)?;
         Ok(PublicMap { matrix, bias })
     };
     let maps = spec.maps_of(layer).map(quantize);
     let maps = maps.collect::<Result<Vec<_>, SpecError>>()?;
     let layer = PublicLayer {
         norm_scale,
+        qk_gains: qk_gains(spec, layer, floats)?,
         ..PublicLayer::default()
     };
     Ok((maps, layer))
+}
+
+/// What is public of a layer whose maps are private. That nothing else comes here keeps a private
+/// tensor from being published by mistake.
+fn public_gains(
+    spec: &ProgramSpec,
+    layer: usize,
+    floats: &LayerFloats<'_>,
+) -> Result<QuantizedLayer, SpecError> {
+    let label = format!("layers.{layer}.public maps");
+    expect_len(&label, 0, floats.private_values())?;
+    let maps = spec.maps_of(layer).map(|_| PublicMap::private());
+    let layer = PublicLayer {
+        qk_gains: qk_gains(spec, layer, floats)?,
+        ..PublicLayer::default()
+    };
+    Ok((maps.collect(), layer))
+}
+
+/// A map's bias at the scale of its product; empty where it has none.
+fn quantize_bias(
+    spec: &ProgramSpec,
+    map: &MapSpec,
+    floats: &LayerFloats<'_>,
+) -> Result<Vec<u64>, SpecError> {
+    let place = Module::ALL.iter().position(|m| *m == map.module);
+    let bias = place.map_or(&[][..], |place| floats.biases[place]);
+    if bias.is_empty() {
+        return Ok(Vec::new());
+    }
+    let label = format!("layers.{}.{}.bias", map.layer, floats.named(map.module).0);
+    expect_len(
+        &label,
+        if spec.variant.biases { map.rows } else { 0 },
+        bias.len(),
+    )?;
+    let row = bias.iter().enumerate();
+    let row: Vec<f64> = row
+        .map(|(i, b)| f64::from(*b) * spec.row_factor(map, i))
+        .collect();
+    let frac_bits = map.input_frac_bits + spec.numeric.weight_frac_bits;
+    encode_row(&row, frac_bits, &label)
+}
+
+/// Gains of the norms of queries and keys for each column, with what `2^norm_bits` leaves of the
+/// root of a row's size, and in the queries' the softmax scale.
+fn qk_gains(
+    spec: &ProgramSpec,
+    layer: usize,
+    floats: &LayerFloats<'_>,
+) -> Result<[Vec<u64>; 2], SpecError> {
+    let sizes = spec.qk_norm_sizes(layer).unwrap_or([0; 2]);
+    let heads = [spec.heads(layer), spec.num_key_value_heads];
+    let mut gains = [Vec::new(), Vec::new()];
+    for (nth, (name, size)) in ["q_norm", "k_norm"].into_iter().zip(sizes).enumerate() {
+        let label = format!("layers.{layer}.self_attn.{name}");
+        let gain = floats.qk_norms[nth];
+        expect_len(&label, size, gain.len())?;
+        if size == 0 {
+            continue;
+        }
+        let of_column = |i: usize| {
+            let factor = match nth {
+                0 => spec.query_factor(layer, i / spec.head_dim),
+                _ => 1.0,
+            };
+            f64::from(gain[i % size]) * norm_rest(size) * factor
+        };
+        let row: Vec<f64> = (0..heads[nth] * spec.head_dim).map(of_column).collect();
+        gains[nth] = encode_row(&row, GAIN_FRAC_BITS, &label)?;
+    }
+    Ok(gains)
 }

@@ -35,10 +35,12 @@ impl Rope {
         let mut sin = Vec::new();
         for position in 0..spec.max_positions {
             for i in 0..half {
-                // position / theta^(2i/d), by the `libm` crate: every platform must round
+                // position / theta^(2i/d) / divisor, by the `libm` crate: every platform must round
                 // alike.
                 let angle = position as f64
                     / libm::pow(spec.rope_theta, 2.0 * i as f64 / spec.head_dim as f64);
+                let divisor = spec.variant.rope_divisors.get(i);
+                let angle = divisor.map_or(angle, |divisor| angle / divisor);
                 cos.push((libm::cos(angle) * one).round() as i64);
                 sin.push((libm::sin(angle) * one).round() as i64);
             }

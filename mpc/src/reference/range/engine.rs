@@ -220,8 +220,27 @@ impl Engine for Range {
     }
 
     fn reshape(&mut self, x: &Span, cols: usize) -> Span {
-        debug_assert!(cols.is_multiple_of(x.column.len()));
         let rows = x.rows * x.cols / cols;
+        let n = x.column.len();
+        if cols > n {
+            debug_assert!(cols.is_multiple_of(n));
+            let wide = x.select(0, cols);
+            return self.named(Span {
+                rows,
+                low: x.low,
+                ..wide
+            });
+        }
+        if cols < n {
+            debug_assert!(n.is_multiple_of(cols));
+            // Pieces of a row: none is longer than the row, nor larger than its columns.
+            let at = |j: usize| x.column.iter().skip(j).step_by(cols).copied();
+            let column = (0..cols).map(|j| at(j).fold(0.0, f64::max)).collect();
+            return self.named(Span {
+                low: x.low,
+                ..Span::of_columns(rows, column, x.norm)
+            });
+        }
         self.named(Span {
             rows,
             cols,

@@ -142,11 +142,12 @@ impl Span {
 
     /// Some columns.
     pub fn select(&self, first: usize, count: usize) -> Self {
-        Self::of_columns(
-            self.rows,
-            self.column[first..first + count].to_vec(),
-            self.norm,
-        )
+        let n = self.column.len();
+        let column = (first..first + count).map(|j| self.column[j % n]);
+        // How many pieces of `n` neighbors they touch.
+        let pieces = (first + count).div_ceil(n) - first / n;
+        let norm = self.norm * (pieces as f64).sqrt();
+        Self::of_columns(self.rows, column.collect(), norm)
     }
 
     /// What holds for either of two tensors.

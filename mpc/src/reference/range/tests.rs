@@ -8,8 +8,8 @@ use marill_numeric::{Approximations, NumericSpec, Rounding, SoftmaxForm, approx}
 use crate::{
     Architecture, Pooling, ProgramSpec, Reveal, Seed,
     random_model::{
-        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_mixed_heads,
-        with_private_matrices,
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, variants,
+        with_mixed_heads, with_private_matrices,
     },
     reference::{
         range::{Envelope, Prover, prove},
@@ -57,6 +57,14 @@ fn models(seed: u64) -> Vec<Model> {
         };
         random_weights(&spec, seed)
     }));
+    for variant in variants() {
+        let spec = ProgramSpec {
+            variant,
+            ..tiny_spec()
+        };
+        models.push(random_weights(&spec, seed));
+        models.push(random_weights(&with_private_matrices(spec), seed));
+    }
     let gpt2 = ProgramSpec {
         numeric: numeric(),
         ..tiny_affine_spec(Architecture::Gpt2)

@@ -138,6 +138,7 @@ pub fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
             PrivateForm::Lora
         },
         approx: Default::default(),
+        variant: Default::default(),
     })
 }
 
