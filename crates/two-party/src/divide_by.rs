@@ -122,19 +122,41 @@ impl DivideBy {
         Ok((0..shares.len()).map(of).collect())
     }
 
-    /// A share by the divisor; E0's counts from `-2^(bits-1)`.
+    /// A share by the divisor; E0's is moved by half the ring, which is taken back as an integer.
+    /// In constant time: a division's would tell of the share.
     fn parts(&self, share: u64, party: Party) -> Parts {
-        let half = 1i128 << (self.bits - 1);
-        let share = i128::from(share & low_mask(self.bits));
-        let value = match party {
-            // Moved by half the ring, reduced, and taken back as an integer.
-            Party::E0 => (share + half) % (2 * half) - half,
-            Party::E1 => share,
-        };
-        let divisor = i128::from(self.divisor);
+        let half = 1u64 << (self.bits - 1);
+        match party {
+            Party::E0 => {
+                let moved = self.divided(share.wrapping_add(half));
+                let taken = self.divided(half);
+                let remainder = moved.remainder.wrapping_sub(taken.remainder);
+                // All ones below zero; a remainder has 62 bits.
+                let below = (remainder as i64 >> 63) as u64;
+                Parts {
+                    quotient: moved
+                        .quotient
+                        .wrapping_sub(taken.quotient)
+                        .wrapping_add(below),
+                    remainder: remainder.wrapping_add(self.divisor & below),
+                }
+            }
+            Party::E1 => self.divided(share),
+        }
+    }
+
+    /// Quotient and remainder by the divisor's reciprocal: at most one too low, then made right.
+    fn divided(&self, value: u64) -> Parts {
+        let value = value & low_mask(self.bits);
+        let reciprocal = (1u128 << 64) / u128::from(self.divisor);
+        let quotient = ((u128::from(value) * reciprocal) >> 64) as u64;
+        let remainder = value.wrapping_sub(quotient.wrapping_mul(self.divisor));
+        let rest = remainder.wrapping_sub(self.divisor);
+        // All ones where the remainder is below the divisor: both have 63 bits at most.
+        let keeps = (rest as i64 >> 63) as u64;
         Parts {
-            quotient: value.div_euclid(divisor) as u64,
-            remainder: value.rem_euclid(divisor) as u64,
+            quotient: quotient.wrapping_add(1).wrapping_add(keeps),
+            remainder: rest.wrapping_add(self.divisor & keeps),
         }
     }
 
