@@ -16,7 +16,7 @@
 //! (kernel height - 1) w + kernel width - 1`. Coefficient `O + i w + j` of the product, plus `c A`
 //! for each output before, is the output at `(i, j)`: indices of weight and input are digits in
 //! the bases `w`, `h`, `c`, of which only equal differences meet there, and what wraps past `n`
-//! ends below `O` (Huang et al., Cheetah, ePrint 2022/207, section 3.1.2). More channels are more
+//! ends below `O` (Huang et al., Cheetah, ePrint 2022/207). More channels are more
 //! ciphertexts whose products add up, larger images are tiles that overlap by a kernel. Of the
 //! layouts that fit, the one of fewest bytes is taken.
 //!

@@ -19,9 +19,6 @@ use marill_two_party::{
     lookup::{OneHots, SharedBits, Table, lookup},
 };
 
-/// Names of the list that have no protocol yet.
-pub(super) const PLANNED: [&str; 2] = ["matmul", "conv"];
-
 /// A protocol with its parameters.
 pub(super) enum Task {
     Cot { bits: u32 },
