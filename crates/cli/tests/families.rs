@@ -112,3 +112,21 @@ fn qwen2_is_served() {
 fn qwen3_is_served() {
     is_served(&json!({ "model_type": "qwen3", "head_dim": 16 }));
 }
+
+#[test]
+fn smollm3_is_served() {
+    is_served(&json!({ "model_type": "smollm3", "no_rope_layers": [1, 0, 1, 0] }));
+}
+
+#[test]
+fn phi3_is_served() {
+    is_served(&json!({ "model_type": "phi3" }));
+}
+
+#[test]
+fn granite_is_served() {
+    is_served(
+        &json!({ "model_type": "granite", "embedding_multiplier": 2.5,
+        "residual_multiplier": 0.6, "attention_multiplier": 0.1, "logits_scaling": 2.0 }),
+    );
+}

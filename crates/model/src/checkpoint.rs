@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Architecture, ChatTemplate, ModelConfig, ModelError, Tokenizer,
     account::Ignored,
-    ops,
+    fused, ops,
     var_builder::{PEFT_PREFIX, var_builder},
 };
 
@@ -185,10 +185,13 @@ impl Checkpoint {
         } else {
             DType::F32
         };
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|(name, t)| Ok((name.clone(), t.to_dtype(dtype)?)));
+        let tensors = match &self.config {
+            Architecture::Llama(config) => fused::joined(self.tensors.clone(), config)?,
+            _ => self.tensors.clone(),
+        };
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, t)| Ok((name, t.to_dtype(dtype)?)));
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
         write_tensors(tensors, &dir.join("model.safetensors"))?;
         // Scales are in the weights by now.

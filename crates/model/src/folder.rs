@@ -14,6 +14,7 @@ use crate::{
     account::{Account, GENERATION, Ignored, TOKENIZER},
     chat::check_template,
     checkpoint::{Tensors, add_tensor},
+    fused,
     llama::read::{add_ends, decoder_config, ends},
     named_once, scaled,
 };
@@ -51,6 +52,7 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
         }
     }
     let tensors = scaled::to_floats(tensors, &account)?;
+    let tensors = fused::split(tensors, &config)?;
     files.push(config_path);
     files.push(tokenizer_path);
     Checkpoint::checked(

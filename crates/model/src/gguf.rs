@@ -22,7 +22,7 @@ use tokenizers::{
 };
 
 use crate::{
-    ChatTemplate, Checkpoint, LlamaConfig, ModelError, SpecialTokens, Tokenizer,
+    ChatTemplate, Checkpoint, LlamaConfig, ModelError, RopeScaling, SpecialTokens, Tokenizer,
     account::{Account, GGUF, Ignored},
     chat::check_template,
     llama::read::add_ends,
@@ -38,7 +38,7 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
     reader.rewind().map_err(ModelError::io(path))?;
     let content = Content::read(&mut reader).map_err(|e| ModelError::corrupt(path, reason(&e)))?;
     let metadata = Metadata::new(path, &content, ignored);
-    let config = metadata.config()?;
+    let mut config = metadata.config()?;
     let tokenizer = metadata.tokenizer(&config)?;
     let template = metadata.account.text("tokenizer.chat_template")?;
     if let Some(Err(error)) = template.map(check_template) {
@@ -68,7 +68,7 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
             .and_then(|t| t.dequantize(&Device::Cpu));
         let tensor = tensor.map_err(of_tensor)?;
         if name == "rope_freqs.weight" {
-            check_frequencies(path, &tensor)?;
+            config.rope_scaling = divisors(path, &tensor, config.head_dim)?;
             continue;
         }
         match rename(&config, name, tensor).map_err(of_tensor)? {
@@ -95,23 +95,25 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
 }
 
 /// Divisors of the rotation's frequencies, one for each pair: what llama.cpp's converter makes of
-/// `llama3` scaling.
-fn check_frequencies(path: &Path, divisors: &Tensor) -> Result<(), ModelError> {
-    if divisors
-        .flatten_all()?
-        .to_vec1::<f32>()?
-        .iter()
-        .all(|&divisor| divisor == 1.0)
-    {
-        return Ok(());
+/// `llama3` scaling. Nothing where all are 1.
+fn divisors(
+    path: &Path,
+    tensor: &Tensor,
+    head_dim: usize,
+) -> Result<Option<RopeScaling>, ModelError> {
+    let divisors = tensor.flatten_all()?.to_vec1::<f32>()?;
+    let divisors: Vec<f64> = divisors.into_iter().map(f64::from).collect();
+    if divisors.iter().all(|divisor| *divisor == 1.0) {
+        return Ok(None);
     }
-    let name = "rope_freqs.weight";
-    Err(ModelError::unaccounted(
-        path,
-        &format!("tensor `{name}`"),
-        name,
-        "scales the rotation, which is not computed",
-    ))
+    let scaling = RopeScaling::Divisors { divisors };
+    match scaling.check(head_dim) {
+        Ok(()) => Ok(Some(scaling)),
+        Err((_, problem)) => {
+            let reason = format!("tensor `rope_freqs.weight` {problem}");
+            Err(ModelError::corrupt(path, reason))
+        }
+    }
 }
 
 /// candle's errors carry a backtrace behind the first line.

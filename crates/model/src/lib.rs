@@ -22,6 +22,7 @@ mod config;
 mod error;
 mod float_model;
 mod folder;
+mod fused;
 mod gguf;
 mod gpt2;
 mod heads;

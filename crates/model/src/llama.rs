@@ -72,6 +72,8 @@ pub struct LlamaBlock {
     pub heads: Arc<LayerHeads>,
     /// What the secure program multiplies each row of the query map by.
     query_factors: Arc<Vec<f64>>,
+    /// And each row of the maps that add to the stream, where it is not 1.
+    out_factors: Option<Arc<Vec<f64>>>,
     /// None in a frozen layer.
     pub approx: Approximations,
 }
@@ -112,6 +114,9 @@ impl LlamaBlock {
             up_proj: linear("mlp", "up_proj")?,
             down_proj: linear("mlp", "down_proj")?,
             query_factors: Arc::new(query_factors(&heads, config.head_dim)),
+            out_factors: Some(config.residual_multiplier())
+                .filter(|multiplier| *multiplier != 1.0)
+                .map(|multiplier| Arc::new(vec![multiplier; config.hidden_size])),
             heads: Arc::new(heads),
             approx: if frozen {
                 Approximations::default()
@@ -131,8 +136,20 @@ impl LlamaBlock {
         Folded {
             gain,
             // Behind a norm of the queries they are part of its gain.
-            rows: (module == 0 && self.qk_norms.is_none()).then_some(self.query_factors.as_slice()),
+            rows: match module {
+                0 if self.qk_norms.is_none() => Some(self.query_factors.as_slice()),
+                3 | 6 => self.out_factors.as_deref().map(Vec::as_slice),
+                _ => None,
+            },
         }
+    }
+}
+
+/// `x` times a factor; itself where that is 1.
+fn times(x: Tensor, factor: f64) -> candle_core::Result<Tensor> {
+    match factor == 1.0 {
+        true => Ok(x),
+        false => x * factor,
     }
 }
 
@@ -212,7 +229,10 @@ impl Llama {
             return Err(ModelError::TokenOutOfRange { token, vocab_size });
         }
         let ids = Tensor::new(tokens, self.embed_tokens.embeddings().device())?;
-        Ok(self.embed_tokens.forward(&ids)?)
+        Ok(times(
+            self.embed_tokens.forward(&ids)?,
+            self.config.embedding_multiplier(),
+        )?)
     }
 
     /// Runs the layers of `range` on `x [N, hidden]`. `caches`, where given, has one entry for each
@@ -356,6 +376,9 @@ impl Llama {
                 of_k.forward_heads(&k, rows.fake_quant)?,
             ],
         };
+        if !self.config.rotates(layer) {
+            return Ok([q, k]);
+        }
         let rotate = |x: &Tensor| ops::rope(x, &self.rope, &rows.positions);
         Ok([rotate(&q)?, rotate(&k)?])
     }
@@ -366,6 +389,7 @@ impl Llama {
         out: Tensor,
         format: Option<FakeQuant>,
     ) -> candle_core::Result<Tensor> {
+        let out = times(out, self.config.residual_multiplier())?;
         x + format.map_or(Ok(out.clone()), |format| format.residual(&out))?
     }
 
@@ -426,12 +450,16 @@ impl Llama {
         Ok(rounded)
     }
 
-    /// The final norm, `[N, hidden]`.
+    /// The final norm, `[N, hidden]`, over what the family divides logits by.
     ///
     /// # Errors
     /// From candle.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.norm.forward(x)?)
+        // Their divisor in front of the head, whose products losses make by themselves.
+        Ok(times(
+            self.norm.forward(x)?,
+            1.0 / self.config.logits_scaling(),
+        )?)
     }
 
     /// Logits `[N, vocab]` of rows that went through [`Llama::finish`].

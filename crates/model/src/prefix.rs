@@ -35,6 +35,8 @@ struct Layer {
     gate_proj: Map,
     up_proj: Map,
     down_proj: Map,
+    /// Whether queries and keys are rotated.
+    rotates: bool,
     /// How many keys a row sees, where it is not all of them.
     window: Option<usize>,
     keys: Vec<f32>,
@@ -106,6 +108,7 @@ impl Prefix {
                 gate_proj: linear("gate_proj")?,
                 up_proj: linear("up_proj")?,
                 down_proj: linear("down_proj")?,
+                rotates: config.rotates(layer),
                 window: config.window(layer),
                 keys: Vec::new(),
                 values: Vec::new(),
@@ -161,6 +164,7 @@ impl Prefix {
             .flat_map(|&t| &self.embed_tokens[t as usize * hidden..][..hidden])
             .copied()
             .collect();
+        scale(&mut x, self.config.embedding_multiplier());
         for layer in &mut self.layers {
             layer.forward(&self.config, &self.rope, &mut x, self.len);
         }
@@ -211,12 +215,14 @@ impl Layer {
             q = rms_norm(&q, of_q, config.rms_norm_eps);
             k = rms_norm(&k, of_k, config.rms_norm_eps);
         }
-        q.chunks_mut(q_width)
-            .enumerate()
-            .for_each(|(row, q)| rope.rotate(q, past + row, 1.0));
-        k.chunks_mut(kv_width)
-            .enumerate()
-            .for_each(|(row, k)| rope.rotate(k, past + row, 1.0));
+        if self.rotates {
+            let rotate = |rows: &mut [f32], width: usize| {
+                let rows = rows.chunks_mut(width).enumerate();
+                rows.for_each(|(row, values)| rope.rotate(values, past + row, 1.0));
+            };
+            rotate(&mut q, q_width);
+            rotate(&mut k, kv_width);
+        }
         self.keys.extend_from_slice(&k);
         self.values
             .extend_from_slice(&self.v_proj.forward(&h, hidden));
@@ -228,7 +234,9 @@ impl Layer {
             .for_each(|(row, (out, q))| {
                 self.attend(config, q, past + row + 1, out);
             });
-        add(x, &self.o_proj.forward(&attended, q_width));
+        let mut out = self.o_proj.forward(&attended, q_width);
+        scale(&mut out, config.residual_multiplier());
+        add(x, &out);
 
         let h = rms_norm(x, &self.post_attention_layernorm, config.rms_norm_eps);
         let mut inner = self.gate_proj.forward(&h, hidden);
@@ -237,7 +245,9 @@ impl Layer {
             .iter_mut()
             .zip(&up)
             .for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
-        add(x, &self.down_proj.forward(&inner, config.intermediate_size));
+        let mut out = self.down_proj.forward(&inner, config.intermediate_size);
+        scale(&mut out, config.residual_multiplier());
+        add(x, &out);
     }
 
     /// One row of queries against the first `keys` cached positions.
@@ -264,6 +274,13 @@ impl Layer {
                 out.iter_mut().zip(row).for_each(|(o, v)| *o += weight * v);
             }
         }
+    }
+}
+
+/// Nothing is rounded where the factor is 1.
+fn scale(x: &mut [f32], factor: f64) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor as f32);
     }
 }
 

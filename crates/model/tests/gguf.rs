@@ -9,7 +9,7 @@ use candle_core::{
         gguf_file::{self, Value},
     },
 };
-use marill_model::{Checkpoint, ModelError};
+use marill_model::{Checkpoint, ModelError, RopeScaling};
 
 const HIDDEN: usize = 256;
 const HEADS: usize = 4;
@@ -350,14 +350,21 @@ fn a_tensor_that_is_not_used_or_scales_the_rotation_is_refused() {
         Checkpoint::open_ignoring(&path, &[name.into()]).unwrap();
     }
     write_with(&path, GgmlDType::F32, |_, tensors| {
-        tensors.push(("rope_freqs.weight", row(8.0, 32)))
+        tensors.push(("rope_freqs.weight", row(8.0, 31)))
     });
     let error = Checkpoint::open(&path).err().unwrap().to_string();
     assert!(error.contains("`rope_freqs.weight`"), "{error}");
-    write_with(&path, GgmlDType::F32, |_, tensors| {
-        tensors.push(("rope_freqs.weight", row(1.0, 32)))
-    });
-    Checkpoint::open(&path).unwrap();
+    for divisor in [1.0, 8.0] {
+        write_with(&path, GgmlDType::F32, |_, tensors| {
+            tensors.push(("rope_freqs.weight", row(divisor, 32)))
+        });
+        let base = Checkpoint::open(&path).unwrap();
+        let scaling = base.config.llama().unwrap().rope_scaling.clone();
+        let divided = (divisor != 1.0).then(|| RopeScaling::Divisors {
+            divisors: vec![divisor.into(); 32],
+        });
+        assert_eq!(scaling, divided);
+    }
     // A misshapen tensor is refused with the file's name.
     write_with(&path, GgmlDType::F32, |_, tensors| {
         tensors.retain(|(name, _)| *name != "output_norm.weight");

@@ -206,7 +206,9 @@ fn write_all(
     let mut private = vec![private.file().to_string()];
     // PEFT knows neither merged heads nor approximations: what it would run is another model.
     let exact = transforms.heads.is_none() && transforms.approx.is_none();
-    let wrote_peft_config = transforms.lora.is_some() && (exact || opts.peft_lossy);
+    // Nor updates of a part of a map.
+    let fused = base.config.llama()?.is_fused();
+    let wrote_peft_config = transforms.lora.is_some() && !fused && (exact || opts.peft_lossy);
     if wrote_peft_config {
         private.push("private/adapter_config.json".into());
         write_peft_config(base, transforms, &dir.join("private/adapter_config.json"))?;

@@ -196,7 +196,8 @@ pub fn public_weights(
     };
     let layers: Vec<LayerFloats<'_>> = owned.iter().map(OwnedLayer::floats).collect();
     let norm = base.floats("model.norm.weight")?;
-    let head = base.floats("lm_head.weight")?;
+    let mut head = base.floats("lm_head.weight")?;
+    scale(&mut head, 1.0 / config.logits_scaling());
     Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
 }
 
@@ -294,10 +295,28 @@ fn layer_floats(
                     _ => bias,
                 };
             }
+            scale(&mut owned.maps[nth], out_factor(config, module));
+            scale(&mut owned.biases[nth], out_factor(config, module));
         }
         Ok(owned)
     };
     layers.map(of).collect()
+}
+
+/// What a family multiplies the results of a map by, in front of a residual sum.
+fn out_factor(config: &LlamaConfig, module: &str) -> f64 {
+    match module {
+        "o_proj" | "down_proj" => config.residual_multiplier(),
+        _ => 1.0,
+    }
+}
+
+/// Nothing is rounded where the factor is 1.
+fn scale(values: &mut [f32], factor: f64) {
+    if factor != 1.0 {
+        let scaled = |value: f32| (f64::from(value) * factor) as f32;
+        values.iter_mut().for_each(|value| *value = scaled(*value));
+    }
 }
 
 /// What is public of layers that are private as a whole: the gains of the norms of queries and
@@ -341,13 +360,14 @@ fn gains(
 /// out of range.
 pub fn private_weights(
     public: &PublicWeights,
-    config: &dyn ModelConfig,
+    config: &Architecture,
     transforms: &Transforms,
     adapter: &Adapter,
 ) -> Result<PrivateWeights, PartitionError> {
     if let Some(lora) = &transforms.lora {
         adapter.check(config, lora, transforms.frozen_layers)?;
     }
+    let config = config.llama()?;
     let update = |map: MapSpec| {
         let module = config.modules()[map.module as usize];
         let layer = transforms.frozen_layers + map.layer;
@@ -374,7 +394,7 @@ pub fn private_weights(
             } else {
                 b
             },
-            scale: lora.scale_of(module) as f32,
+            scale: (lora.scale_of(module) * out_factor(config, module)) as f32,
         }))
     };
     let updates = public.spec.maps().map(update);

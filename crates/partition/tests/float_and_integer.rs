@@ -84,6 +84,10 @@ fn integers_of_every_family_are_its_floats() {
         json!({ "model_type": "mistral", "sliding_window": 32 }),
         json!({ "model_type": "qwen2", "head_dim": null }),
         json!({ "model_type": "qwen3", "head_dim": 16 }),
+        json!({ "model_type": "smollm3", "no_rope_layers": [1, 0, 1, 0] }),
+        json!({ "model_type": "phi3" }),
+        json!({ "model_type": "granite", "embedding_multiplier": 2.5, "mlp_bias": true,
+            "residual_multiplier": 0.6, "attention_multiplier": 0.1, "logits_scaling": 2.0 }),
     ] {
         for seed in 1..=5 {
             compare_base(seed, |dir| tiny_family(dir, &keys, seed).unwrap(), |_| {});

@@ -1,10 +1,13 @@
 //! The families of decoders that [`crate::Llama`] computes: a file for each, which says what its
 //! configuration's keys mean and what no key says.
 
+mod granite;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,6 +45,21 @@ pub struct FamilyKeys {
     pub sliding_window: Option<usize>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layer_types: Vec<String>,
+    /// 0 for a layer that does not rotate queries and keys, and 1 for one that does; all do where
+    /// there is no list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_rope_layers: Vec<u8>,
+    /// In place of 1 over the root of a head's size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_multiplier: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_multiplier: Option<f64>,
+    /// Of what attention and MLP add to the stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual_multiplier: Option<f64>,
+    /// What logits are divided by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logits_scaling: Option<f64>,
 }
 
 impl FamilyKeys {
@@ -53,6 +71,16 @@ impl FamilyKeys {
             .is_none_or(|kind| kind == SLIDING);
         self.sliding_window.filter(|_| here)
     }
+
+    /// The multipliers, by their keys.
+    pub(crate) fn multipliers(&self) -> [(&'static str, Option<f64>); 4] {
+        [
+            ("attention_multiplier", self.attention_multiplier),
+            ("embedding_multiplier", self.embedding_multiplier),
+            ("residual_multiplier", self.residual_multiplier),
+            ("logits_scaling", self.logits_scaling),
+        ]
+    }
 }
 
 /// What a family's definition says and no key does, or what a key means that a file leaves out.
@@ -61,6 +89,8 @@ pub(crate) struct Traits {
     pub qkv_bias: bool,
     /// Norms of queries and keys in front of the rotation.
     pub qk_norm: Option<QkNorm>,
+    /// Files have queries, keys and values as one map, and gate and up as another.
+    pub fused: bool,
     pub tie_word_embeddings: bool,
     pub rope_theta: f64,
     /// Whether a file that leaves out `head_dim` means `hidden_size / num_attention_heads`.
@@ -83,17 +113,21 @@ pub enum QkNorm {
 const PLAIN: Traits = Traits {
     qkv_bias: false,
     qk_norm: None,
+    fused: false,
     tie_word_embeddings: false,
     rope_theta: 10_000.0,
     derives_head_dim: true,
     derives_kv_heads: false,
 };
 
-pub(super) const FAMILIES: [&Family; 4] = [
+pub(super) const FAMILIES: [&Family; 7] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &smollm3::FAMILY,
+    &phi3::FAMILY,
+    &granite::FAMILY,
 ];
 
 impl Family {

@@ -138,6 +138,11 @@ impl LlamaConfig {
             let check = scaling.check(self.head_dim);
             check.map_err(|(key, problem)| format!("`rope_scaling.{key}` {problem}"))?;
         }
+        for (key, value) in self.keys.multipliers() {
+            if value.is_some_and(|value| !(value.is_finite() && value > 0.0)) {
+                return Err(format!("`{key}` is no positive number"));
+            }
+        }
         size::check_memory(&self)?;
         Ok(self)
     }
@@ -165,8 +170,28 @@ impl LlamaConfig {
     }
 
     /// Whether queries and keys of a layer are rotated by their position.
-    pub fn rotates(&self, _layer: usize) -> bool {
-        true
+    pub fn rotates(&self, layer: usize) -> bool {
+        self.keys.no_rope_layers.get(layer) != Some(&0)
+    }
+
+    /// What the rows of the embedding are multiplied by.
+    pub fn embedding_multiplier(&self) -> f64 {
+        self.keys.embedding_multiplier.unwrap_or(1.0)
+    }
+
+    /// What is multiplied by it is what attention and MLP add to the stream.
+    pub fn residual_multiplier(&self) -> f64 {
+        self.keys.residual_multiplier.unwrap_or(1.0)
+    }
+
+    /// What logits are divided by.
+    pub fn logits_scaling(&self) -> f64 {
+        self.keys.logits_scaling.unwrap_or(1.0)
+    }
+
+    /// Whether files of the family have queries, keys and values as one map.
+    pub fn is_fused(&self) -> bool {
+        self.traits().fused
     }
 
     /// Norms of queries and keys in front of the rotation.
@@ -231,7 +256,10 @@ impl ModelConfig for LlamaConfig {
 
     fn score_factor(&self) -> f64 {
         let scaling = self.rope_scaling.as_ref();
-        scaling.map_or(1.0, |scaling| scaling.attention_factor().powi(2))
+        let rotated = scaling.map_or(1.0, |scaling| scaling.attention_factor().powi(2));
+        let root = (self.head_dim as f64).sqrt();
+        let multiplier = self.keys.attention_multiplier;
+        multiplier.map_or(1.0, |multiplier| multiplier * root) * rotated
     }
 
     fn window(&self, layer: usize) -> Option<usize> {
