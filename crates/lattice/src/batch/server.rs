@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::{Batch, Column, Leaf, TAG_BYTES, UPLOAD, Upload, Value, client::scatter, open};
@@ -113,15 +114,20 @@ impl Server {
         let mut out = Vec::with_capacity(batch.response_bytes());
         out.extend(batch.tag);
         let mut shares = batch.empty_shares();
-        for leaves in &batch.by_rows {
-            let merged = work
-                .merged(leaves, 0..batch.set.n())
-                .expect("a polynomial has rows");
+        let whole = |leaves: &Vec<Leaf>| {
+            let merged = work.merged(leaves, 0..batch.set.n());
+            merged.expect("a polynomial has rows")
+        };
+        let (by_rows, by_columns) = rayon::join(
+            || batch.by_rows.par_iter().map(whole).collect::<Vec<_>>(),
+            || work.by_columns(),
+        );
+        for (leaves, merged) in batch.by_rows.iter().zip(by_rows) {
             let values = batch.values_of_rows(leaves);
             let result = merged.rerandomize(self.key());
             work.give(&mut out, &mut shares, &values, result);
         }
-        for (runs, sum) in batch.by_columns.iter().zip(work.by_columns()) {
+        for (runs, sum) in batch.by_columns.iter().zip(by_columns) {
             let values = batch.values_of_columns(runs);
             let result = sum.rerandomize(self.key());
             work.give(&mut out, &mut shares, &values, result);
@@ -248,8 +254,11 @@ impl Work<'_> {
             return Some(self.row(leaf));
         }
         let middle = slots.start + slots.len() / 2;
-        let even = self.merged(leaves, slots.start..middle)?;
-        let odd = self.merged(leaves, middle..slots.end);
+        let (even, odd) = rayon::join(
+            || self.merged(leaves, slots.start..middle),
+            || self.merged(leaves, middle..slots.end),
+        );
+        let even = even?;
         let depth = (n / slots.len()).ilog2();
         Some(merge(self.keys, depth, even, odd))
     }
