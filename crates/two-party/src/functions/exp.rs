@@ -113,6 +113,7 @@ impl Exp {
                 self.factor_bits()
             },
             added: 0,
+            by_shares: false,
             radix: self.radix,
         }
     }

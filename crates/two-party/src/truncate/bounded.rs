@@ -13,6 +13,14 @@
 //! shift) + (x'_1 >> shift) + carry - w·2^(from-shift)`, where `x'_0 + added` is an integer that is
 //! not reduced.
 //!
+//! # Rounded by the shares
+//! [`Truncate::by_shares`] leaves the carry out and adds one. With `l` E0's low bits, which are
+//! uniform, there is a carry exactly if `l` is above those of `x`: the result is
+//! `floor((x + 2^shift - l) / 2^shift)`, unbiased but for `2^-shift` of a unit. The functionality
+//! is therefore: draw `l` uniformly, give it to E0, round by it; E1's low bits follow from `l` and
+//! `x`.
+//! No message where the result's ring is inside what the shares know, else that of the wrap alone.
+//!
 //! # Security
 //! A composition of comparison and conversion; nothing is opened.
 
@@ -35,6 +43,8 @@ pub struct Truncate {
     pub to: u32,
     /// Below `2^shift`: zero to round down, `2^(shift-1)` to round half up.
     pub added: u64,
+    /// Whether the shares' low bits round, instead of a comparison of them.
+    pub by_shares: bool,
     pub radix: Radix,
 }
 
@@ -48,8 +58,27 @@ impl Truncate {
             shift,
             to,
             added,
+            by_shares: false,
             radix,
         }
+    }
+
+    /// Rounds by what E0's share has in the low bits.
+    #[must_use]
+    pub fn by_shares(from: u32, shift: u32, to: u32, radix: Radix) -> Self {
+        Self {
+            from,
+            shift,
+            to,
+            added: 0,
+            by_shares: shift > 0,
+            radix,
+        }
+    }
+
+    /// Whether the carry out of the low bits is computed.
+    fn compares(&self) -> bool {
+        self.shift > 0 && !self.by_shares
     }
 
     /// Whether the result's ring is inside what the shares know without their wrap.
@@ -104,11 +133,12 @@ impl Truncate {
             let mask = low_mask(self.shift + self.to);
             let moved = shares.iter().map(|share| share.wrapping_add(own) & mask);
             let moved: Vec<u64> = moved.collect();
-            return if shift == 0 {
-                Ok(moved)
-            } else {
-                self.reduce().run(session, &moved)
-            };
+            if self.compares() {
+                return self.reduce().run(session, &moved);
+            }
+            let up = at_first(session, u64::from(self.by_shares), 0);
+            let round = |share: &u64| (share >> shift).wrapping_add(up) & low_mask(self.to);
+            return Ok(moved.iter().map(round).collect());
         }
         session.ensure(&self.needs(shares.len()))?;
         let bias = at_first(session, 1 << (from - 2), 0);
@@ -132,7 +162,7 @@ impl Truncate {
         session: &mut Session<C, S>,
         whole: &[u128],
     ) -> Result<Option<Bits>, OtError> {
-        if self.shift == 0 {
+        if !self.compares() {
             return Ok(None);
         }
         let mask = low_mask(self.shift);
@@ -163,7 +193,8 @@ impl Truncate {
             Some(values) => to_ring.finish(values, &ring[1..]),
             None => vec![0; whole.len()],
         };
-        let unbias = at_first(session, 1u64 << (from - 2 - shift), 0);
+        let up = u64::from(self.by_shares);
+        let unbias = at_first(session, (1u64 << (from - 2 - shift)).wrapping_sub(up), 0);
         let of = |i: usize| {
             let wrap = top_values[i].wrapping_sub(ring[0][i]);
             let high = (whole[i] >> shift) as u64;
@@ -180,14 +211,14 @@ impl Truncate {
     #[must_use]
     pub fn needs(&self, n: usize) -> Needs {
         if self.reduces() {
-            return if self.shift == 0 {
-                Needs::none()
-            } else {
+            return if self.compares() {
                 self.reduce().needs(n)
+            } else {
+                Needs::none()
             };
         }
         let mut needs = BitProduct::needs(n);
-        if self.shift > 0 {
+        if self.compares() {
             let (greater, to_ring) = self.carry();
             needs.merge(&greater.needs(n));
             needs.merge(&to_ring.needs(n));
@@ -198,14 +229,14 @@ impl Truncate {
     #[must_use]
     pub fn cost(&self, n: usize) -> Cost {
         if self.reduces() {
-            return if self.shift == 0 {
-                Cost::none()
-            } else {
+            return if self.compares() {
                 self.reduce().cost(n)
+            } else {
+                Cost::none()
             };
         }
         let wrap = self.wrap().message_bits();
-        if self.shift == 0 {
+        if !self.compares() {
             let mut cost = Cost::none();
             cost.exchange(wrap.map(|bits| n * bits));
             return cost;

@@ -56,6 +56,42 @@ fn bounded_truncation_is_exact_on_all_of_14_bits() {
     }
 }
 
+/// Rounded by what E0's share has in the low bits, without a message where the result's ring is
+/// inside what the shares know.
+#[test]
+fn shares_round_by_the_low_bits_of_the_first() {
+    let world = World::new();
+    let radix = Radix::Four;
+    for (from, shift, to) in [
+        (14, 5, 9),
+        (14, 5, 14),
+        (14, 12, 20),
+        (48, 14, 34),
+        (64, 24, 64),
+    ] {
+        let random = Values::of(from, 4000).into_iter();
+        let values = bounded(random.map(|v| (sign_extend(v, from) >> 2) as u64), from);
+        let protocol = Truncate::by_shares(from, shift, to, radix);
+        let silent = shift + to <= from;
+        assert_eq!(protocol.cost(values.len()).rounds, u64::from(!silent));
+        let shares = split(&values, from);
+        let outcome = world.run(&protocol.needs(values.len()), |session| {
+            protocol.run(session, &shares[session.party() as usize])
+        });
+        outcome.costs(protocol.cost(values.len()), &format!("{protocol:?}"));
+        let outs = sum(&outcome.shares, to);
+        for ((value, own), out) in values.iter().zip(&shares[0]).zip(outs) {
+            let low = i128::from(own & low_mask(shift));
+            let expected = (i128::from(sign_extend(*value, from)) + (1 << shift) - low) >> shift;
+            assert_eq!(
+                out,
+                expected as u64 & low_mask(to),
+                "{protocol:?} of {value:#x}"
+            );
+        }
+    }
+}
+
 #[test]
 fn bounded_truncation_is_exact_in_wide_rings() {
     let world = World::new();
