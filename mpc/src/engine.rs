@@ -23,8 +23,9 @@ use marill_numeric::{
 
 use crate::{
     error::ProtocolResult,
+    sampling::Sampling,
     spec::{MapId, width},
-    weights::Rope,
+    weights::{PublicWeights, Rope},
 };
 
 /// Which heads attend together, and to how many keys.
@@ -112,6 +113,19 @@ pub trait Engine {
     /// Says where the program is: in a layer, or behind the last one. For engines that report
     /// labels.
     fn enter_layer(&mut self, _layer: Option<usize>) {}
+
+    /// A step of `rows` rows is about to begin. For engines that make ahead what it takes.
+    ///
+    /// # Errors
+    /// A lost peer.
+    fn begin_step(
+        &mut self,
+        _weights: &PublicWeights,
+        _sampling: Option<Sampling>,
+        _rows: usize,
+    ) -> ProtocolResult<()> {
+        Ok(())
+    }
 
     /// The client's values; the other parties pass none.
     fn input(

@@ -6,14 +6,9 @@ use marill_numeric::ring;
 use crate::{engine::Attention, weights::Rope};
 
 /// The operations that are the same for every engine whose shares and wires are tensors.
-macro_rules! ring_tensor_operations {
+macro_rules! ring_tensor_shares {
     () => {
         type Share = RingTensor;
-        type Wire = RingTensor;
-
-        fn share(&mut self, wire: &RingTensor) -> RingTensor {
-            wire.clone()
-        }
 
         fn rows(&self, share: &RingTensor) -> usize {
             share.rows
@@ -51,23 +46,8 @@ macro_rules! ring_tensor_operations {
             x.columns(first, count)
         }
 
-        fn wire_columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
-            x.columns(first, count)
-        }
-
         fn last_row(&mut self, x: &RingTensor) -> RingTensor {
             x.last_row()
-        }
-
-        fn wire_last_row(&mut self, x: &RingTensor) -> RingTensor {
-            x.last_row()
-        }
-
-        fn append(&mut self, cache: &mut Option<RingTensor>, rows: &RingTensor) {
-            match cache {
-                None => *cache = Some(rows.clone()),
-                Some(cache) => cache.append(rows),
-            }
         }
 
         fn ragged_rsub(
@@ -88,7 +68,34 @@ macro_rules! ring_tensor_operations {
         }
     };
 }
-pub(crate) use ring_tensor_operations;
+pub(crate) use ring_tensor_shares;
+
+/// The same for an engine whose wires are shares like any other.
+macro_rules! ring_tensor_wires {
+    () => {
+        type Wire = RingTensor;
+
+        fn share(&mut self, wire: &RingTensor) -> RingTensor {
+            wire.clone()
+        }
+
+        fn wire_columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
+            x.columns(first, count)
+        }
+
+        fn wire_last_row(&mut self, x: &RingTensor) -> RingTensor {
+            x.last_row()
+        }
+
+        fn append(&mut self, cache: &mut Option<RingTensor>, rows: &RingTensor) {
+            match cache {
+                None => *cache = Some(rows.clone()),
+                Some(cache) => cache.append(rows),
+            }
+        }
+    };
+}
+pub(crate) use ring_tensor_wires;
 
 /// Rotates every head of every row; shared by all engines, since it is linear.
 pub(crate) fn rotate_rows(

@@ -4,7 +4,7 @@
 //! # Functionality
 //! As for the other engines: E0 puts in boundary activations and learns what the program reveals,
 //! E1 puts in its private LoRA updates (and, for a sampled token, its noise) and learns shapes.
-//! Every value equals the twin's; rounding is exact.
+//! Every value equals the twin's; where rounding is stochastic, given E0's low bits.
 //!
 //! # Construction
 //! A value is `x_0 + x_1` modulo `2^bits`; a wire is a share like any other. Public maps, sums and
@@ -13,17 +13,18 @@
 //! | operation | protocol |
 //! |---|---|
 //! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits |
-//! | private updates | `A` with E0's share of a row, `B` with E0's share of that: lattices |
-//! | scores, weighted values | [`marill_lattice`], or combinations where those send less |
-//! | scalings, square sums | [`marill_two_party::combinations`] of both shares |
+//! | the same, rounded stochastically | no carry: the low bits of E0's share round |
+//! | private updates, scores, weighted values | openings under masks made ahead (`ahead.rs`) |
+//! | scalings, square sums | the same |
+//! | these five, where that sends less | [`marill_lattice`] or [`marill_two_party::combinations`] |
 //! | element-wise products | [`marill_two_party::Product`] |
 //! | exp, SiLU, GeLU, sigmoid, tanh | digits, a lookup of value and slope, a product |
 //! | reciprocals, roots | comparison in two levels, a lookup, a product |
 //! | maximum, largest index | a tournament of sign bits and multiplexers |
 //!
 //! # What it costs
-//! [`tally_two_party`] counts a step; a test compares it with what a session sends. Lattices make
-//! sums of products within the step; made ahead and packed over steps they would cost a tenth.
+//! [`tally_two_party`] counts a step, [`tally_preparations`] what is made ahead of it; a test
+//! compares both with what a session sends.
 //!
 //! # Security
 //! Semi-honest, from transfers and RLWE ([`marill_two_party`], [`marill_lattice`]): outputs of all
@@ -33,16 +34,22 @@
 //! compare digests of what was sent and received: a message that was changed on its way ends the
 //! session. A party that deviates is outside the model: a client that does may read the adapter.
 //!
-//! Refused by name: full-rank private weights, stochastic rounding, top-k.
+//! Refused by name: full-rank private weights, top-k.
 
+mod ahead;
+mod begin;
 mod bilinear;
 mod functions;
 mod gates;
+mod jobs;
 mod lattice;
+mod make;
+mod masked;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod updates;
+mod wire;
 
 use std::sync::Arc;
 
@@ -51,20 +58,29 @@ use marill_net::Channel;
 use marill_numeric::{PublicMatrix, RingTensor, Rounding, tables::Piecewise};
 use marill_ot::{AnySource, Source};
 pub use marill_ot::{Extension, LpnSet, Phase, Traffic, softspoken::GroupBits};
-use marill_two_party::{OtError, Party, Radix, Session};
+use marill_two_party::{Party, Radix};
 
-use self::gates::Gates;
 pub use self::{
+    ahead::Preparation,
+    begin::TOP_K,
     gates::Counted,
-    tally::{tally_two_party, tally_two_party_by_label},
+    tally::{tally_preparations, tally_two_party, tally_two_party_by_label},
+    wire::Wire,
+};
+use self::{
+    ahead::{Masks, Stock},
+    begin::supported,
+    gates::Gates,
+    jobs::Plan,
+    wire::Opened,
 };
 use crate::{
-    engine::{Attention, Engine, Gate, Truncation},
+    engine::{Attention, Engine, Gate, Labels, Truncation},
     error::{ProtocolError, ProtocolResult},
-    kernels::{ring_tensor_operations, rotate_rows, with_key_bias},
+    kernels::{head_scalar_index, ring_tensor_shares, rotate_rows, with_key_bias},
     sampling::{Sampling, gumbel},
     spec::{MapId, MapSpec, ProgramSpec},
-    weights::{PrivateWeights, Rope},
+    weights::{PrivateWeights, PublicWeights, Rope},
 };
 
 /// Bits of the elements of E1's factors, sign included; both parties know them.
@@ -82,12 +98,11 @@ pub enum Products {
     Cheaper,
     /// By transfers.
     Transfers,
-    /// By lattices wherever parameters hold the noise.
+    /// By lattices within the step, wherever parameters hold the noise.
     Lattices,
+    /// Under masks, whose products lattices make before the steps that take them.
+    Ahead,
 }
-
-/// Most bits of an element: quantization keeps them below `2^30`.
-const MOST_FACTOR_BITS: u32 = 31;
 
 /// Elements that are spoken of where no model is there to ask.
 const COUNTED_FACTOR_BITS: FactorBits = FactorBits { a: 16, b: 16 };
@@ -100,84 +115,39 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     private: Option<Arc<PrivateWeights>>,
     factor_bits: FactorBits,
     products: Products,
+    masks: Masks,
+    /// Inputs so far.
+    inputs: usize,
+    /// Where the program is.
+    layer: usize,
+    /// Whether a first step began.
+    begun: bool,
+    /// Steps to come, where this party knows.
+    expected: Option<usize>,
     /// Shares by label and width, where a test asks for them.
     trace: Option<Vec<(&'static str, RingTensor)>>,
 }
 
-impl TwoParty {
-    /// Whether two parties run this program and choose tokens in this way.
-    ///
-    /// # Errors
-    /// [`ProtocolError::Unsupported`].
-    pub fn check(spec: &ProgramSpec, sampling: Option<Sampling>) -> Result<(), ProtocolError> {
-        supported(spec, sampling)
-    }
-}
-
 impl<C: Channel, S: Source> TwoParty<C, S> {
-    /// E0. Waits for E1 to say how wide its factors are.
-    ///
-    /// # Errors
-    /// [`ProtocolError::Unsupported`] for a program that this engine does not run,
-    /// [`ProtocolError::Peer`] when E1 is gone, [`ProtocolError::TwoParty`] when it says a width
-    /// that no factor has.
-    pub fn client(spec: &ProgramSpec, mut session: Session<C, S>) -> ProtocolResult<Self> {
-        supported(spec, None)?;
-        let told = session.link().receive("factor widths", 2)?;
-        let factor_bits = FactorBits {
-            a: told[0].into(),
-            b: told[1].into(),
-        };
-        for bits in [factor_bits.a, factor_bits.b] {
-            if !(1..=MOST_FACTOR_BITS).contains(&bits) {
-                return Err(ProtocolError::TwoParty(OtError::Parameters {
-                    what: "the bits of a factor",
-                    own: MOST_FACTOR_BITS.into(),
-                    peer: bits.into(),
-                }));
-            }
-        }
-        let gates = Gates::live(session);
-        Ok(Self::new(spec, gates, None, factor_bits))
-    }
-
-    /// E1, with its private weights.
-    ///
-    /// # Errors
-    /// As [`Self::client`], and [`ProtocolError::AdapterMismatch`] for weights of another model.
-    pub fn server(
-        spec: &ProgramSpec,
-        private: Arc<PrivateWeights>,
-        mut session: Session<C, S>,
-    ) -> ProtocolResult<Self> {
-        supported(spec, None)?;
-        check_private(spec, &private)?;
-        let widest = |of: fn(&crate::weights::Lora) -> &Vec<u64>| {
-            let elements = private.lora.iter().flat_map(of);
-            elements.map(|v| signed_bits(*v)).max().unwrap_or(1)
-        };
-        let factor_bits = FactorBits {
-            a: widest(|lora| &lora.a),
-            b: widest(|lora| &lora.b),
-        };
-        let told = [factor_bits.a as u8, factor_bits.b as u8];
-        session.link().send("factor widths", &told)?;
-        let gates = Gates::live(session);
-        Ok(Self::new(spec, gates, Some(private), factor_bits))
-    }
-
     fn new(
         spec: &ProgramSpec,
         gates: Gates<C, S>,
         private: Option<Arc<PrivateWeights>>,
         factor_bits: FactorBits,
     ) -> Self {
+        let mut gates = gates;
+        gates.rounding = spec.numeric.rounding;
         Self {
             gates,
             maps: spec.maps().collect(),
             private,
             factor_bits,
             products: Products::default(),
+            masks: Masks::Shares,
+            inputs: 0,
+            layer: 0,
+            begun: false,
+            expected: None,
             trace: None,
         }
     }
@@ -199,6 +169,32 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         self.gates.traffic(phase)
     }
 
+    /// Shares of an input whose low bits may round: E1's are numbers that everyone knows.
+    fn spread(&self, own: &[u64], bits: u32) -> Vec<u64> {
+        let domain = format!("input {}", self.inputs);
+        let public = Prg::new(&Seed::from_bytes([0; 32]), &domain).reduced(own.len(), bits);
+        let pairs = own.iter().zip(public);
+        match self.gates.party() {
+            Party::E0 => pairs
+                .map(|(own, public)| own.wrapping_sub(public))
+                .collect(),
+            Party::E1 => pairs
+                .map(|(own, public)| own.wrapping_add(public))
+                .collect(),
+        }
+    }
+
+    /// A value that has room above it, modulo more than it has.
+    fn widened(&mut self, x: &RingTensor, bits: u32) -> ProtocolResult<RingTensor> {
+        if x.bits >= bits {
+            return Ok(x.clone());
+        }
+        let extend = marill_two_party::Truncate::half_up(x.bits, 0, bits, Radix::Four);
+        let gates = self.gates.at("attention.divide");
+        let data = gates.truncate(extend, &x.data)?;
+        Ok(RingTensor::new(x.rows, x.cols, bits, data))
+    }
+
     fn counts(&self) -> bool {
         self.gates.counts()
     }
@@ -210,53 +206,48 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     }
 }
 
-/// Bits of a signed integer, sign included.
-fn signed_bits(v: u64) -> u32 {
-    let v = v as i64;
-    let magnitude = if v < 0 { !v } else { v };
-    65 - magnitude.leading_zeros()
-}
-
-/// What is refused of a sampled token.
-pub const TOP_K: &str = "top-k";
-
-fn supported(spec: &ProgramSpec, sampling: Option<Sampling>) -> ProtocolResult<()> {
-    let refused = |what| Err(ProtocolError::Unsupported { what });
-    if spec.is_full_rank() {
-        return refused("full-rank private weights (`private = \"full\"`)");
-    }
-    if sampling.is_some_and(|sampling| sampling.top_k().is_some()) {
-        return refused(TOP_K);
-    }
-    match spec.numeric.rounding {
-        Rounding::Exact => Ok(()),
-        Rounding::Stochastic => refused("stochastic rounding"),
-    }
-}
-
-fn check_private(spec: &ProgramSpec, private: &PrivateWeights) -> ProtocolResult<()> {
-    let expected = if spec.lora_rank == 0 {
-        0
-    } else {
-        spec.num_maps()
-    };
-    let fits = private.full.is_empty() && private.lora.len() == expected;
-    let shapes = || {
-        let maps = spec.maps().zip(&private.lora);
-        let fits = |(map, lora): (MapSpec, &crate::weights::Lora)| {
-            map.factor_lens() == [lora.a.len(), lora.b.len()]
-        };
-        maps.into_iter().all(fits)
-    };
-    if fits && shapes() {
-        Ok(())
-    } else {
-        Err(ProtocolError::AdapterMismatch)
-    }
-}
-
 impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
-    ring_tensor_operations!();
+    ring_tensor_shares!();
+    type Wire = Wire;
+
+    fn begin_step(
+        &mut self,
+        weights: &PublicWeights,
+        sampling: Option<Sampling>,
+        rows: usize,
+    ) -> ProtocolResult<()> {
+        // Decided once, by both from what both know.
+        let ahead = || tally::are_made_ahead(&weights.spec, self.factor_bits, self.products);
+        if !self.begun && ahead()? {
+            let planner = self.planner(&weights.spec);
+            self.masks = Masks::Stock(Box::new(Stock::new(planner, weights, sampling)));
+        }
+        self.begun = true;
+        self.prepare(rows)
+    }
+
+    fn enter_layer(&mut self, layer: Option<usize>) {
+        self.layer = layer.unwrap_or(self.layer);
+    }
+
+    fn share(&mut self, wire: &Wire) -> RingTensor {
+        wire.share.clone()
+    }
+
+    fn wire_columns(&mut self, x: &Wire, first: usize, count: usize) -> Wire {
+        x.columns(first, count)
+    }
+
+    fn wire_last_row(&mut self, x: &Wire) -> Wire {
+        x.last_row()
+    }
+
+    fn append(&mut self, cache: &mut Option<Wire>, rows: &Wire) {
+        match cache {
+            None => *cache = Some(rows.clone()),
+            Some(cache) => cache.append(rows),
+        }
+    }
 
     fn input(
         &mut self,
@@ -264,28 +255,51 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         rows: usize,
         cols: usize,
         bits: u32,
-    ) -> ProtocolResult<RingTensor> {
+    ) -> ProtocolResult<Wire> {
         let data = match (values, self.gates.party(), self.counts()) {
             (Some(values), Party::E0, _) => values.to_vec(),
             (None, Party::E0, false) => return Err(ProtocolError::MissingInput),
-            // E1's share of the client's input is zero, and E0's is the input.
             _ => vec![0; rows * cols],
         };
         if data.len() != rows * cols {
             return Err(ProtocolError::MissingInput);
         }
-        Ok(RingTensor::new(rows, cols, bits, data))
+        self.inputs += 1;
+        let data = match self.gates.rounding {
+            // E1's share of the client's input is zero, and E0's is the input.
+            Rounding::Exact => data,
+            Rounding::Stochastic => self.spread(&data, bits),
+        };
+        let input = RingTensor::new(rows, cols, bits, data);
+        Ok(Wire::closed(input))
     }
 
     fn open(
         &mut self,
         shares: &[(&RingTensor, u32)],
         label: &'static str,
-    ) -> ProtocolResult<Vec<RingTensor>> {
-        // Nothing is opened: a product takes shares.
-        let wires: Vec<RingTensor> = shares.iter().map(|(share, _)| (*share).clone()).collect();
-        wires.iter().for_each(|wire| self.record(label, wire));
-        Ok(wires)
+    ) -> ProtocolResult<Vec<Wire>> {
+        shares
+            .iter()
+            .for_each(|(share, _)| self.record(label, share));
+        if ahead::is_opened(label) && !matches!(self.masks, Masks::Shares) {
+            return self.open_masked(shares, label);
+        }
+        // Where nothing is opened, products take shares.
+        let wires = shares
+            .iter()
+            .map(|(share, _)| Wire::closed((*share).clone()));
+        Ok(wires.collect())
+    }
+
+    fn open_bounded(
+        &mut self,
+        share: &RingTensor,
+        _bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Wire> {
+        // Masks are as wide as the ring in which products are wanted.
+        Ok(self.open(&[(share, share.bits)], label)?.remove(0))
     }
 
     fn reveal_to_e1(
@@ -295,9 +309,13 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(RingTensor, Vec<Option<RingTensor>>)> {
-        let wire = self.open(&[(share, bits)], label)?.remove(0);
-        let mut narrow = wire.clone();
-        narrow.bits = bits.min(wire.bits);
+        self.record(label, share);
+        let mut narrow = share.clone();
+        narrow.bits = bits.min(share.bits);
+        if !matches!(self.masks, Masks::Shares) {
+            let updates = self.masked_updates(&narrow, maps)?;
+            return Ok((share.clone(), updates));
+        }
         let private = self.private.clone();
         let maps: Vec<updates::Update<'_>> = maps
             .iter()
@@ -310,7 +328,7 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         // u = B·(A·x) modulo 2^bits of each map, shared.
         let bits = self.factor_bits;
         let updates = updates::lora_updates(gates, self.products, &maps, bits, &narrow)?;
-        Ok((wire, updates))
+        Ok((share.clone(), updates))
     }
 
     fn add_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
@@ -354,29 +372,39 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         x.with_data(rotate_rows(&x.data, x.cols, rope, first_position))
     }
 
-    fn square_sum(&mut self, x: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::square_sum(self.gates.at("norm.squares"), x)
+    fn square_sum(&mut self, x: &Wire) -> ProtocolResult<RingTensor> {
+        if let Some(sums) = self.masked_squares(x)? {
+            return Ok(sums);
+        }
+        bilinear::square_sum(self.gates.at("norm.squares"), &x.share)
     }
 
-    fn mul(&mut self, x: &RingTensor, y: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::mul(self.gates.at("product"), x, y)
+    fn mul(&mut self, x: &Wire, y: &Wire) -> ProtocolResult<RingTensor> {
+        bilinear::mul(self.gates.at("product"), &x.share, &y.share)
     }
 
-    fn scale_rows(&mut self, x: &RingTensor, scale: &RingTensor) -> ProtocolResult<RingTensor> {
-        bilinear::scale_rows(self.gates.at("norm.scale"), x, scale)
+    fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> ProtocolResult<RingTensor> {
+        let cols = x.share.cols;
+        if let Some(scaled) = self.masked_scale(x, scale, |i| i / cols)? {
+            return Ok(scaled);
+        }
+        bilinear::scale_rows(self.gates.at("norm.scale"), &x.share, &scale.share)
     }
 
     fn scores(
         &mut self,
-        queries: &RingTensor,
-        keys: &RingTensor,
+        queries: &Wire,
+        keys: &Wire,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
+        if let Some(scores) = self.masked_scores(queries, keys, attention)? {
+            return Ok(scores);
+        }
         bilinear::scores(
             self.gates.at("attention.products"),
             self.products,
-            queries,
-            keys,
+            &queries.share,
+            &keys.share,
             attention,
         )
     }
@@ -384,43 +412,65 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
     fn add_key_bias(
         &mut self,
         scores: &RingTensor,
-        bias: &RingTensor,
+        bias: &Wire,
         attention: &Attention<'_>,
     ) -> RingTensor {
-        scores.with_data(with_key_bias(&scores.data, &bias.data, &attention.lens()))
+        let bias = &bias.share.data;
+        scores.with_data(with_key_bias(&scores.data, bias, &attention.lens()))
     }
 
     fn weighted_values(
         &mut self,
-        weights: &RingTensor,
-        values: &RingTensor,
+        weights: &Wire,
+        values: &Wire,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
+        if let Some(sums) = self.masked_values(weights, values, attention)? {
+            return Ok(sums);
+        }
         bilinear::weighted_values(
             self.gates.at("attention.values"),
             self.products,
-            weights,
-            values,
+            &weights.share,
+            &values.share,
             attention,
         )
     }
 
     fn scale_heads(
         &mut self,
-        x: &RingTensor,
-        scale: &RingTensor,
+        x: &Wire,
+        scale: &Wire,
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
+        if let Some(scaled) = self.masked_scale(x, scale, head_scalar_index(attention))? {
+            return Ok(scaled);
+        }
+        let wide = self.widened(&x.share, scale.share.bits)?;
         let gates = self.gates.at("attention.divide");
-        // What is divided has room above it, and is needed modulo more than it has.
-        let wide = if x.bits < scale.bits {
-            let extend = marill_two_party::Truncate::half_up(x.bits, 0, scale.bits, Radix::Four);
-            let data = gates.truncate(extend, &x.data)?;
-            RingTensor::new(x.rows, x.cols, scale.bits, data)
-        } else {
-            x.clone()
+        bilinear::scale_heads(gates, &wide, &scale.share, attention)
+    }
+
+    fn scale_heads_piecewise(
+        &mut self,
+        x: &RingTensor,
+        weights: &Wire,
+        table: &Piecewise,
+        attention: &Attention<'_>,
+        labels: Labels,
+    ) -> ProtocolResult<RingTensor> {
+        let factors = self.piecewise_sums(weights, &attention.lens(), table, labels.inner)?;
+        self.record(labels.outer, x);
+        self.record(labels.outer, &factors);
+        let wires = match self.masks {
+            Masks::Shares => [x.clone(), factors].map(Wire::closed).to_vec(),
+            _ => {
+                let wide = self.widened(x, factors.bits)?;
+                let shares = [(&wide, wide.bits), (&factors, factors.bits)];
+                self.open_masked(&shares, labels.outer)?
+            }
         };
-        bilinear::scale_heads(gates, &wide, scale, attention)
+        self.scale_heads(&wires[0], &wires[1], attention)
     }
 
     fn ragged_max(
@@ -438,9 +488,8 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         Truncation { shift, from, to }: Truncation,
         label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        let protocol =
-            marill_two_party::Truncate::half_up(from.min(64), shift, to.min(64), Radix::Four);
-        let data = self.gates.at(label).truncate(protocol, &x.data)?;
+        let widths = [from.min(64), shift, to.min(64)];
+        let data = self.gates.at(label).round(widths, &x.data)?;
         let out = RingTensor::new(x.rows, x.cols, to.min(64), data);
         self.record(label, &out);
         Ok(out)
@@ -479,11 +528,11 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
 
     fn gate(
         &mut self,
-        x: &RingTensor,
+        x: &Wire,
         gate: Gate<'_>,
         label: &'static str,
     ) -> ProtocolResult<RingTensor> {
-        functions::linear(self.gates.at(label), gate.0, x, x.bits)
+        functions::linear(self.gates.at(label), gate.0, &x.share, x.share.bits)
     }
 
     fn piecewise(

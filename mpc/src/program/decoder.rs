@@ -53,6 +53,7 @@ pub fn step<E: Engine>(
     rows: usize,
 ) -> ProtocolResult<Option<u32>> {
     let spec = &weights.spec;
+    engine.begin_step(weights, cache.sampling, rows)?;
     if cache.is_empty() {
         // The padding's bias on the scores: entered masked, once per session, since the server must
         // not see the length.

@@ -88,6 +88,7 @@ fn pooled<E: Engine>(
             revealed: "a token",
         });
     };
+    engine.begin_step(weights, None, rows)?;
     let mut cache = Cache::new(spec);
     // Padding is the client's secret: a bias on the scores, and zero weights in the pooling.
     cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);

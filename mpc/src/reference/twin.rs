@@ -17,8 +17,8 @@ use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     kernels::{
-        attention_scores, attention_values, head_scalar_index, ragged, ring_tensor_operations,
-        rotate_rows, with_key_bias,
+        attention_scores, attention_values, head_scalar_index, ragged, ring_tensor_shares,
+        ring_tensor_wires, rotate_rows, with_key_bias,
     },
     reference::range::Headroom,
     sampling::{RANGE_BITS, gumbel, search},
@@ -182,7 +182,8 @@ impl PlaintextEngine {
 }
 
 impl Engine for PlaintextEngine {
-    ring_tensor_operations!();
+    ring_tensor_shares!();
+    ring_tensor_wires!();
 
     fn enter_layer(&mut self, layer: Option<usize>) {
         self.layer = layer;

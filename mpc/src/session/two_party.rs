@@ -9,7 +9,7 @@ use marill_two_party::{OtError, Party, Session};
 use crate::{
     error::ProtocolError,
     session::{ClientSession, ServerSession, State},
-    two_party::{Products, TwoParty},
+    two_party::{Preparation, Products, TwoParty},
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -47,6 +47,16 @@ impl ClientSession<TwoParty> {
     pub fn with_products(mut self, products: Products) -> Self {
         self.state.engine = self.state.engine.with_products(products);
         self
+    }
+
+    /// Says how many steps of one row are to come, so that no more are prepared.
+    pub fn expect(&mut self, steps: usize) {
+        self.state.engine.expect(steps);
+    }
+
+    /// What was prepared since the last call, if products are made ahead.
+    pub fn take_preparations(&mut self) -> Vec<Preparation> {
+        self.state.engine.take_preparations()
     }
 
     /// Bits of the elements of E1's `A` factors, and of its `B` factors, as it told them.

@@ -263,7 +263,7 @@ pub(super) fn scores<C: Channel, S: Source>(
     let heads: usize = a.groups.iter().map(Vec::len).sum();
     let pairs = total / a.groups.len() * heads * d;
     if let Some(shapes) = chosen(products, shapes, 2 * pairs * transfer_bits(1, bits, bits)) {
-        let data = scores_by_lattices(gates, shapes, queries, keys, a, own)?;
+        let data = score_products(queries, keys, a).add(gates, shapes, own)?;
         return Ok(RingTensor::new(1, total, bits, data));
     }
     let mut rounds = Rounds::new(gates, bits, own);
@@ -292,16 +292,13 @@ pub(super) fn scores<C: Channel, S: Source>(
     Ok(RingTensor::new(1, total, bits, rounds.finish()?))
 }
 
-/// Cross terms of scores: a group's keys are a matrix, its queries vectors, with its heads side by
-/// side. A row has scores of all keys, of which the ones that it sees are taken.
-fn scores_by_lattices<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
-    shapes: Vec<Shape>,
+/// Scores as products of matrices: a group's keys are a matrix, its queries vectors, with its heads
+/// side by side. A row has scores of all keys, of which the ones that it sees are taken.
+pub(super) fn score_products(
     queries: &RingTensor,
     keys: &RingTensor,
     a: &Attention<'_>,
-    own: Vec<u64>,
-) -> ProtocolResult<Vec<u64>> {
+) -> SharedProducts {
     let d = a.head_dim;
     let parts = a.groups.iter().map(|group| {
         let side = |row: &[u64], head: usize| row[head * d..][..d].to_vec();
@@ -314,21 +311,15 @@ fn scores_by_lattices<C: Channel, S: Source>(
         SharedPart {
             matrix: matrix.collect(),
             vectors: vectors.collect(),
-            sizes: [keys.rows, group.len() * d, a.rows],
         }
     });
-    let parts: Vec<SharedPart> = parts.collect();
-    let sums = cross_products(gates, shapes, &parts)?;
-    let mut out = own;
-    let mut place = 0;
-    for (part, sums) in parts.iter().zip(sums) {
-        for (i, row) in sums.chunks_exact(part.sizes[0]).enumerate() {
-            let seen = a.keys(i);
-            add_to(&mut out[place..][..seen], &row[..seen]);
-            place += seen;
-        }
-    }
-    Ok(out)
+    let parts = parts.collect();
+    let rows = (0..a.groups.len() * a.rows).map(|row| row * keys.rows);
+    let seen = rows
+        .zip(a.lens())
+        .flat_map(|(first, len)| first..first + len);
+    let places = seen.collect();
+    SharedProducts { parts, places }
 }
 
 /// `Σ_key weight · value`: the weights choose, once for all heads of a group that share values.
@@ -352,7 +343,7 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
     let pairs = weights.data.len() / a.groups.len() * columns;
     let transfers = 2 * pairs * transfer_bits(d, bits, bits);
     if let Some(shapes) = chosen(products, shapes, transfers) {
-        values_by_lattices(gates, shapes, weights, values, a, &mut out)?;
+        let out = value_products(weights, values, a).add(gates, shapes, out)?;
         return Ok(RingTensor::new(a.rows, cols, bits, out));
     }
     // A row of results per group, query row and key-value head of the group.
@@ -390,22 +381,22 @@ pub(super) fn weighted_values<C: Channel, S: Source>(
     Ok(RingTensor::new(a.rows, cols, bits, out))
 }
 
-/// Cross terms of weighted values, added to `out`: a group's values are a matrix with a row per
-/// column of a head, its weights vectors, with zeros for keys that a row does not see.
-fn values_by_lattices<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
-    shapes: Vec<Shape>,
+/// Weighted values as products of matrices: a group's values are a matrix with a row per column of
+/// a head, its weights vectors, with zeros for keys that a row does not see.
+pub(super) fn value_products(
     weights: &RingTensor,
     values: &RingTensor,
     a: &Attention<'_>,
-    out: &mut [u64],
-) -> ProtocolResult<()> {
+) -> SharedProducts {
     let d = a.head_dim;
     let keys = values.rows;
     let by_column = transposed(&values.data, values.cols);
     let lens = a.lens();
     let mut rows = ragged(&weights.data, &lens);
     let mut parts = Vec::with_capacity(a.groups.len());
+    let cols = a.num_attention_heads * d;
+    let mut places = vec![0; a.rows * cols];
+    let mut first = 0;
     for group in a.groups {
         let heads = kv_heads(a, group);
         let matrix = heads
@@ -418,31 +409,24 @@ fn values_by_lattices<C: Channel, S: Source>(
             let row = rows.next().unwrap_or(&[]);
             vector[..row.len()].copy_from_slice(row);
         }
-        parts.push(SharedPart {
-            matrix,
-            vectors,
-            sizes: [heads.len() * d, keys, a.rows],
-        });
-    }
-    let sums = cross_products(gates, shapes, &parts)?;
-    let cols = a.num_attention_heads * d;
-    for (group, (part, sums)) in a.groups.iter().zip(parts.iter().zip(sums)) {
-        let kv = kv_heads(a, group);
+        let width = heads.len() * d;
         for head in group {
-            let at = kv
-                .iter()
-                .position(|kv| *kv == a.kv_head(*head))
-                .unwrap_or(0);
-            for (i, row) in sums.chunks_exact(part.sizes[0]).enumerate() {
-                add_to(&mut out[i * cols + head * d..][..d], &row[at * d..][..d]);
+            let at = heads.iter().position(|kv| *kv == a.kv_head(*head));
+            let at = at.expect("heads of the group") * d;
+            for i in 0..a.rows {
+                let place = first + i * width + at;
+                let out = places[i * cols + head * d..][..d].iter_mut();
+                out.zip(place..).for_each(|(out, place)| *out = place);
             }
         }
+        first += a.rows * width;
+        parts.push(SharedPart { matrix, vectors });
     }
-    Ok(())
+    SharedProducts { parts, places }
 }
 
 /// The key-value heads of a group, each once.
-fn kv_heads(a: &Attention<'_>, group: &[usize]) -> Vec<usize> {
+pub(super) fn kv_heads(a: &Attention<'_>, group: &[usize]) -> Vec<usize> {
     let mut heads: Vec<usize> = group.iter().map(|head| a.kv_head(*head)).collect();
     heads.sort_unstable();
     heads.dedup();
@@ -469,47 +453,62 @@ pub(super) fn chosen(
     let shapes = shapes?;
     let bytes: usize = shapes.iter().map(Shape::bytes).sum();
     let lattices = match products {
-        Products::Cheaper => bytes < bits / 8,
+        Products::Cheaper | Products::Ahead => bytes < bits / 8,
         Products::Transfers => false,
         Products::Lattices => true,
     };
     lattices.then_some(shapes)
 }
 
-/// Both cross terms of products of shares: `vectors` with a matrix, as shares of the sums.
-fn cross_products<C: Channel, S: Source>(
-    gates: &mut Gates<C, S>,
-    shapes: Vec<Shape>,
-    parts: &[SharedPart],
-) -> ProtocolResult<Vec<Vec<u64>>> {
-    let party = gates.party();
-    let terms = shapes.into_iter().enumerate().map(|(i, shape)| {
-        // Each part twice, with either party as the one that encrypts.
-        let part = &parts[i / 2];
-        let own = if shape.client() == party {
-            part.vectors.clone()
-        } else {
-            part.matrix.clone()
-        };
-        let own = Zeroizing::new(own);
-        LatticeTerm { shape, own }
-    });
-    let terms: Vec<LatticeTerm> = terms.collect();
-    let results = gates.products(&terms)?;
-    let both = results.chunks_exact(2).map(|pair| {
-        let mut sums = pair[0].clone();
-        add_to(&mut sums, &pair[1]);
-        sums
-    });
-    Ok(both.collect())
+/// Products of shared matrices that make one tensor.
+pub(super) struct SharedProducts {
+    pub parts: Vec<SharedPart>,
+    /// Which of all products, part by part and vector by vector, each element of the tensor is.
+    pub places: Vec<usize>,
 }
 
 /// A party's shares of a matrix and of vectors.
-struct SharedPart {
-    matrix: Vec<u64>,
-    vectors: Vec<u64>,
-    /// Rows, columns, vectors.
-    sizes: [usize; 3],
+pub(super) struct SharedPart {
+    pub matrix: Vec<u64>,
+    pub vectors: Vec<u64>,
+}
+
+impl SharedProducts {
+    /// Both cross terms, within the step, on top of this party's own products.
+    fn add<C: Channel, S: Source>(
+        &self,
+        gates: &mut Gates<C, S>,
+        shapes: Vec<Shape>,
+        mut own: Vec<u64>,
+    ) -> ProtocolResult<Vec<u64>> {
+        let party = gates.party();
+        let terms = shapes.into_iter().enumerate().map(|(i, shape)| {
+            // Each part twice, with either party as the one that encrypts.
+            let part = &self.parts[i / 2];
+            let own = if shape.client() == party {
+                part.vectors.clone()
+            } else {
+                part.matrix.clone()
+            };
+            let own = Zeroizing::new(own);
+            LatticeTerm { shape, own }
+        });
+        let terms: Vec<LatticeTerm> = terms.collect();
+        let results = gates.products(&terms)?;
+        let both = results.chunks_exact(2).flat_map(|pair| {
+            let pairs = pair[0].iter().zip(&pair[1]);
+            pairs.map(|(a, b)| a.wrapping_add(*b))
+        });
+        self.gather(&both.collect::<Vec<_>>(), &mut own);
+        Ok(own)
+    }
+
+    /// Adds what was made of all parts, each where it belongs.
+    pub(super) fn gather(&self, products: &[u64], out: &mut [u64]) {
+        for (out, place) in out.iter_mut().zip(&self.places) {
+            *out = out.wrapping_add(products[*place]);
+        }
+    }
 }
 
 /// Shapes of both cross terms of each part.

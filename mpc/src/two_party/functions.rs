@@ -7,7 +7,7 @@ use marill_numeric::{
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Piecewise, Tail},
 };
 use marill_ot::Source;
-use marill_two_party::{Bits, Digits, Parts, Party, Radix, Truncate, lookup::Table};
+use marill_two_party::{Bits, Digits, Parts, Party, Radix, lookup::Table};
 
 use crate::{
     error::ProtocolResult,
@@ -90,9 +90,8 @@ pub(super) fn linear<C: Channel, S: Source>(
     let line: Vec<u64> = line.map(|(v, p)| v.wrapping_add(*p)).collect();
     let frac_bits = table.slope_frac_bits;
     // Rounded, and the bias taken off again.
-    let half_up = Truncate::half_up(LINE_BITS, frac_bits, out_bits, Radix::Four);
     let bias = public(gates, (table.bias >> frac_bits) as u64);
-    let mut line = gates.truncate(half_up, &line)?;
+    let mut line = gates.round([LINE_BITS, frac_bits, out_bits], &line)?;
     line.iter_mut().for_each(|v| *v = v.wrapping_sub(bias));
     let data = with_tail(gates, table.tail, x, &parts, &line, out_bits)?;
     Ok(RingTensor::new(x.rows, x.cols, out_bits, data))

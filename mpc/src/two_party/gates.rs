@@ -2,9 +2,12 @@
 //!
 //! Counting goes the same way over shares that are all zero: what is sent depends on shapes alone.
 
+mod messages;
+
 use std::ops::{AddAssign, Range};
 
 use marill_net::Channel;
+use marill_numeric::Rounding;
 use marill_ot::{Phase, Source, stock::Needs};
 use marill_two_party::{
     Bits, Combine, Comparisons, Cost, Digits, Msb, Multiplex, OtError, Parts, Party, Product,
@@ -13,6 +16,8 @@ use marill_two_party::{
     lookup::{OneHots, SharedBits, Table},
 };
 
+pub(super) use self::messages::Packing;
+use self::messages::exchanged;
 use crate::{
     error::ProtocolResult,
     two_party::lattice::{self, Keys, Shape, Term},
@@ -59,6 +64,9 @@ pub(super) struct Gates<C, S> {
     mode: Mode<C, S>,
     label: &'static str,
     pub(super) piece: usize,
+    pub(super) rounding: Rounding,
+    /// What E0 rounded by, element by element, where a test asks for it.
+    pub(super) coins: Option<Vec<u64>>,
 }
 
 /// One multiplexer of a round of them.
@@ -74,6 +82,8 @@ impl<C: Channel, S: Source> Gates<C, S> {
             mode: Mode::Live(Box::new(session), None),
             label: "",
             piece: PIECE,
+            rounding: Rounding::Exact,
+            coins: None,
         }
     }
 
@@ -82,6 +92,8 @@ impl<C: Channel, S: Source> Gates<C, S> {
             mode: Mode::Count(Vec::new()),
             label: "",
             piece: PIECE,
+            rounding: Rounding::Exact,
+            coins: None,
         }
     }
 
@@ -262,6 +274,23 @@ impl<C: Channel, S: Source> Gates<C, S> {
         Ok(self.in_pieces(shares.len(), each)?.concat())
     }
 
+    /// Truncation by `shift` from `2^from` to `2^to`, rounded as the specification says.
+    pub(super) fn round(
+        &mut self,
+        [from, shift, to]: [u32; 3],
+        shares: &[u64],
+    ) -> ProtocolResult<Vec<u64>> {
+        match self.rounding {
+            Rounding::Exact => self.truncate(Truncate::half_up(from, shift, to, RADIX), shares),
+            Rounding::Stochastic => {
+                if let Some(coins) = &mut self.coins {
+                    coins.extend(masked(shares, shift));
+                }
+                self.truncate(Truncate::by_shares(from, shift, to, RADIX), shares)
+            }
+        }
+    }
+
     /// XOR shares of the sign bits of values of `bits` bits.
     pub(super) fn msb(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
         let each = |gates: &mut Self, at: Range<usize>| gates.msb_piece(bits, &shares[at]);
@@ -344,6 +373,10 @@ impl<C: Channel, S: Source> Gates<C, S> {
             let keys = keys.as_ref().expect("just made");
             return keys.products(session, label, terms);
         }
+        self.counted_products(terms)
+    }
+
+    fn counted_products(&mut self, terms: &[Term]) -> ProtocolResult<Vec<Vec<u64>>> {
         let shapes: Vec<Shape> = terms.iter().map(|term| term.shape.clone()).collect();
         let none = |_: &mut Session<C, S>| unreachable!("counted");
         self.run(none, |count| {
@@ -391,7 +424,14 @@ impl<C: Channel, S: Source> Gates<C, S> {
             |session| {
                 // Nothing is revealed over messages that were changed.
                 session.confirm()?;
-                reveal_to_first(session, label, bits, shares)
+                let own = [(bits, shares.to_vec())];
+                let theirs = exchanged(session, label, &own, [false, true])?;
+                let mask = marill_numeric::fixed::low_mask(bits);
+                let sum = |theirs: Vec<Vec<u64>>| {
+                    let pairs = shares.iter().zip(theirs.into_iter().flatten());
+                    pairs.map(|(a, b)| a.wrapping_add(b) & mask).collect()
+                };
+                Ok(theirs.map(sum))
             },
             |count| {
                 count.online.exchange([CONFIRM_BITS; 2]);
@@ -454,27 +494,4 @@ fn side_by_side(pieces: Vec<Vec<Vec<u64>>>) -> Vec<Vec<u64>> {
 fn masked(shares: &[u64], bits: u32) -> Vec<u64> {
     let mask = marill_numeric::fixed::low_mask(bits);
     shares.iter().map(|share| share & mask).collect()
-}
-
-/// E1 sends its shares; E0 adds its own.
-fn reveal_to_first<C: Channel, S: Source>(
-    session: &mut Session<C, S>,
-    label: &'static str,
-    bits: u32,
-    shares: &[u64],
-) -> Result<Option<Vec<u64>>, OtError> {
-    let mut message = marill_ot::BitWriter::new();
-    let mask = marill_numeric::fixed::low_mask(bits);
-    let first = session.party() == Party::E0;
-    let expected = if first {
-        shares.len() * bits as usize
-    } else {
-        shares
-            .iter()
-            .for_each(|share| message.push(share & mask, bits));
-        0
-    };
-    let mut received = marill_ot::transfer::exchange(session, label, message, expected)?;
-    let open = |share: &u64| share.wrapping_add(received.take(bits)) & mask;
-    Ok(first.then(|| shares.iter().map(open).collect()))
 }

@@ -7,7 +7,9 @@
 //! the peer's share of another value, since every protocol gives fresh ones, as
 //! [`Factors::Masks`] asks. See [`marill_lattice`] for the construction and its security.
 
-use marill_lattice::{Client, Factors, Matrix, ParameterSet, Product, Server};
+use marill_lattice::{
+    Batch, Client, Factors, Matrix, PackingKeys, ParameterSet, Product, Received, Server,
+};
 use marill_net::Channel;
 use marill_ot::Source;
 use marill_two_party::{Cost, Party, Session};
@@ -15,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::error::ProtocolResult;
 
-const SET: ParameterSet = ParameterSet::N8192;
+pub(super) const SET: ParameterSet = ParameterSet::N8192;
 
 /// Widest ring in which a share can be multiplied by a share.
 pub(super) const MOST_SHARED_BITS: u32 = 48;
@@ -94,6 +96,8 @@ pub(super) fn cost(shapes: &[Shape]) -> Cost {
 pub(super) struct Keys {
     own: Client,
     peer: Server,
+    /// The peer's, once something was packed.
+    packing: Option<PackingKeys>,
 }
 
 impl Keys {
@@ -110,7 +114,49 @@ impl Keys {
             .exchange("lattice keys", &public, public.len());
         session.link().enter(phase);
         let peer = Server::new(SET, &received?)?;
-        Ok(Self { own, peer })
+        Ok(Self {
+            own,
+            peer,
+            packing: None,
+        })
+    }
+
+    /// Both send what the other packs with, for inputs of so many vectors and more, if they have
+    /// not.
+    pub(super) fn exchange_packing<C: Channel, S: Source>(
+        &mut self,
+        session: &mut Session<C, S>,
+        vectors: usize,
+    ) -> ProtocolResult<()> {
+        if self.packing.is_some() {
+            return Ok(());
+        }
+        let own = self.own.packing_keys(vectors)?;
+        let link = session.link();
+        let phase = link.enter(marill_ot::Phase::Setup);
+        let received = link.exchange("packing keys", &own, PackingKeys::bytes(SET, vectors));
+        link.enter(phase);
+        self.packing = Some(PackingKeys::from_bytes(SET, vectors, &received?)?);
+        Ok(())
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.own
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.peer
+    }
+
+    /// The response to the peer's batch, and this party's shares.
+    pub(super) fn respond(
+        &self,
+        batch: &Batch,
+        uploads: &[&Received],
+        factors: &[&[i64]],
+    ) -> ProtocolResult<(Vec<u8>, Vec<Zeroizing<Vec<u64>>>)> {
+        let packing = self.packing.as_ref().expect("sent before the first batch");
+        Ok(self.peer.respond_batch(batch, packing, uploads, factors)?)
     }
 
     /// Shares of each product, vector by vector.

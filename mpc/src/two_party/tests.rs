@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, thread};
 
-use marill_numeric::{RingTensor, fixed::low_mask};
+use marill_numeric::{NumericSpec, RingTensor, Rounding, fixed::low_mask};
 use marill_ot::{
     BaseOts, Link, Phase, SoftSpoken,
     softspoken::GroupBits,
@@ -11,7 +11,10 @@ use marill_ot::{
 };
 use marill_two_party::Session;
 
-use super::*;
+use super::{
+    begin::{check_private, signed_bits},
+    *,
+};
 use crate::{
     Twin,
     program::{self, cache::Cache, padding::pad_prompt},
@@ -32,7 +35,12 @@ struct Run {
     trace: Vec<(&'static str, RingTensor)>,
     tokens: Vec<Option<u32>>,
     sent: Vec<[marill_ot::Traffic; 3]>,
+    preparations: Vec<Vec<Preparation>>,
+    coins: Vec<u64>,
 }
+
+/// Tokens that E0 expects at first; then it expects none, and prepares one after the other.
+const EXPECTED: usize = 5;
 
 const EXTENSION: Extension = Extension::SoftSpoken(GroupBits::Four);
 
@@ -50,29 +58,38 @@ type Input<'a> = (Option<&'a [u64]>, Option<&'a [u64]>, usize);
 fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
     let mut cache = Cache::new(&public.spec);
     engine.trace = Some(Vec::new());
+    engine.gates.coins = Some(Vec::new());
     let mut tokens = Vec::new();
     let mut sent = Vec::new();
+    let mut preparations = Vec::new();
     for &(values, bias, rows) in inputs {
         let before = PHASES.map(|phase| engine.traffic(phase));
         let token = program::step(&mut engine, public, &mut cache, values, bias, rows).unwrap();
         let after = PHASES.map(|phase| engine.traffic(phase));
         tokens.push(token);
+        preparations.push(engine.take_preparations());
         sent.push([0, 1, 2].map(|i| after[i] - before[i]));
     }
     Run {
         trace: engine.trace.take().unwrap(),
         tokens,
         sent,
+        preparations,
+        coins: engine.gates.coins.take().unwrap(),
     }
 }
 
-/// Runs both parties over a prompt of `tokens` rows and, but for an encoder, one more row.
-fn run(model: &Model, tokens: usize, products: Products, piece: usize) -> ([Run; 2], [u32; 2]) {
+/// Runs both parties over a prompt of `tokens` rows and, but for an encoder, `more` more rows.
+fn run(
+    model: &Model,
+    [tokens, more]: [usize; 2],
+    products: Products,
+    piece: usize,
+) -> ([Run; 2], [u32; 2]) {
     let (public, private) = model;
     let spec = &public.spec;
     let (padded, bias, bucket) = pad_prompt(spec, &boundary(spec, 1, tokens)).unwrap();
-    let next = boundary(spec, 2, 1);
-    let count = if spec.architecture.is_encoder() { 1 } else { 2 };
+    let next: Vec<_> = (0..more).map(|k| boundary(spec, 2 + k as u64, 1)).collect();
     let (own, other) = memory_ends(LIMIT);
     let session = |end, party| {
         let mut link = Link::new(end, party);
@@ -86,18 +103,18 @@ fn run(model: &Model, tokens: usize, products: Products, piece: usize) -> ([Run;
             let mut engine = engine.with_products(products);
             engine.gates.piece = piece;
             let bits = [engine.factor_bits.a, engine.factor_bits.b];
-            let inputs = [(None, None, bucket), (None, None, 1)];
-            let run = steps(engine, public, &inputs[..count]);
+            let mut inputs = vec![(None, None, bucket)];
+            inputs.extend(vec![(None, None, 1); more]);
+            let run = steps(engine, public, &inputs);
             (run, bits)
         });
         let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
         let mut engine = engine.with_products(products);
         engine.gates.piece = piece;
-        let inputs = [
-            (Some(&padded[..]), Some(&bias[..]), bucket),
-            (Some(&next[..]), None, 1),
-        ];
-        let client = steps(engine, public, &inputs[..count]);
+        engine.expect(EXPECTED);
+        let mut inputs = vec![(Some(&padded[..]), Some(&bias[..]), bucket)];
+        inputs.extend(next.iter().map(|row| (Some(&row[..]), None, 1)));
+        let client = steps(engine, public, &inputs);
         let (server, bits) = server.join().unwrap();
         ([client, server], bits)
     })
@@ -112,15 +129,24 @@ fn equals_with(model: &Model, tokens: usize, products: Products) {
 }
 
 fn equals_in_pieces(model: &Model, tokens: usize, products: Products, piece: usize) {
-    let ([client, server], bits) = run(model, tokens, products, piece);
+    let more = usize::from(!model.0.spec.architecture.is_encoder());
+    equals_over(model, [tokens, more], products, piece);
+}
+
+fn equals_over(model: &Model, [tokens, more]: [usize; 2], products: Products, piece: usize) {
+    let ([client, server], bits) = run(model, [tokens, more], products, piece);
     let (public, private) = model;
     let spec = &public.spec;
     let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
     twin.start_trace();
+    if spec.numeric.rounding == Rounding::Stochastic {
+        // `floor((x + 2^shift - 1 - t) / 2^shift)` is what the twin rounds to.
+        let coins = client.coins.iter().map(|low| low.wrapping_sub(1));
+        twin.take_randomness(coins.collect());
+    }
     let mut answers = vec![Some(twin.prefill(&boundary(spec, 1, tokens)).unwrap())];
-    let encoder = spec.architecture.is_encoder();
-    if !encoder {
-        answers.push(Some(twin.decode(&boundary(spec, 2, 1)).unwrap()));
+    for k in 0..more {
+        answers.push(Some(twin.decode(&boundary(spec, 2 + k as u64, 1)).unwrap()));
     }
     assert_eq!(client.trace.len(), server.trace.len());
     let expected = twin.take_trace();
@@ -141,19 +167,34 @@ fn equals_in_pieces(model: &Model, tokens: usize, products: Products, piece: usi
         assert_eq!(sum.data.len(), values.len(), "`{label}`");
     }
     assert_eq!(client.tokens, answers);
+    // The prompt is prepared with itself, the next step with those that are expected behind it.
+    let prepared: Vec<usize> = client.preparations.iter().map(Vec::len).collect();
+    let ahead = |k: usize| usize::from(k <= 1 || k > EXPECTED);
+    match products {
+        Products::Ahead => assert_eq!(prepared, (0..=more).map(ahead).collect::<Vec<_>>()),
+        Products::Transfers | Products::Lattices => assert_eq!(prepared, vec![0; 1 + more]),
+        Products::Cheaper => {}
+    }
     assert!(server.tokens.iter().all(Option::is_none));
     // Online bytes and rounds and offline bytes are those of the tally.
     let bucket = spec.bucket(tokens);
-    let shapes = [(0, bucket), (bucket, 1)];
-    for (step, (cached, rows)) in shapes.into_iter().take(answers.len()).enumerate() {
+    let mut shapes = vec![(0, bucket)];
+    shapes.extend((0..more).map(|k| (bucket + k, 1)));
+    let prepared: Vec<Preparation> = client.preparations.concat();
+    let greedy = Selection::Greedy;
+    let made = tally_preparations(spec, greedy, &prepared, Some(bits)).unwrap();
+    let mut made = made.into_iter();
+    for (step, (cached, rows)) in shapes.into_iter().enumerate() {
         let how = (Some(bits), products, piece);
-        let greedy = Selection::Greedy;
         let parts = tally::by_label_in_pieces(spec, greedy, cached, rows, how).unwrap();
         let mut counted = Counted::default();
         parts.iter().for_each(|(_, part)| counted += part);
         let [_, offline, online] = client.sent[step];
         assert_eq!([online.sent, online.received], counted.online.sent);
         assert_eq!(online.rounds, counted.online.rounds);
+        for _ in &client.preparations[step] {
+            counted.offline += made.next().unwrap();
+        }
         assert_eq!([offline.sent, offline.received], counted.offline.sent);
         assert!(offline.rounds <= counted.offline.rounds);
     }
@@ -170,10 +211,58 @@ fn products_by_lattices_and_by_transfers_are_the_twins() {
     let spec = with_mixed_heads(tiny_spec()).with_ranks(vec![1, 4, 0, 2, 8, 3, 0]);
     for (spec, tokens) in [(spec, 11), (tiny_spec(), 18)] {
         let model = random_weights(&spec, 2);
-        for products in [Products::Lattices, Products::Transfers] {
+        for products in [Products::Lattices, Products::Transfers, Products::Ahead] {
             equals_with(&model, tokens, products);
         }
     }
+}
+
+/// Keys of earlier preparations meet queries of later ones.
+#[test]
+fn steps_over_several_preparations_are_the_twins() {
+    let spec = ProgramSpec {
+        max_positions: 64,
+        ..with_mixed_heads(tiny_spec())
+    };
+    let model = random_weights(&spec, 6);
+    equals_over(&model, [18, EXPECTED + 3], Products::Ahead, gates::PIECE);
+}
+
+/// Given the low bits of E0's shares, which round.
+#[test]
+fn stochastic_values_are_the_twins_given_the_coins() {
+    let stochastic = |spec: ProgramSpec| ProgramSpec {
+        numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+        ..spec
+    };
+    let model = random_weights(&stochastic(tiny_spec()), 8);
+    for products in [Products::Transfers, Products::Ahead] {
+        equals_with(&model, 5, products);
+    }
+    let bert = crate::Architecture::Bert {
+        pooling: Pooling::Pooler,
+        reveal: Reveal::Class,
+    };
+    let spec = stochastic(tiny_affine_spec(bert));
+    let model = AffineModel::random(&spec, 5).quantize();
+    equals_with(&model, 6, Products::Transfers);
+}
+
+/// An input's low bits round half of the time, whatever they are.
+#[test]
+fn inputs_are_spread_where_rounding_is_stochastic() {
+    let spec = ProgramSpec {
+        numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+        ..tiny_spec()
+    };
+    let bits = FactorBits { a: 8, b: 8 };
+    let mut engine: TwoParty = TwoParty::new(&spec, Gates::count(), None, bits);
+    let values = vec![5; 4096];
+    let own = engine.input(Some(&values), 1, values.len(), 64).unwrap();
+    let low = own.share.data.iter().filter(|v| **v >> 9 & 1 == 1).count();
+    assert!((1850..2246).contains(&low), "{low}: six deviations");
+    let again = engine.input(Some(&values), 1, values.len(), 64).unwrap();
+    assert_ne!(own.share.data, again.share.data);
 }
 
 /// A long prompt goes through gates piece by piece.
@@ -181,7 +270,7 @@ fn products_by_lattices_and_by_transfers_are_the_twins() {
 fn pieces_of_a_step_are_the_twins() {
     let model = random_weights(&tiny_spec(), 4);
     for piece in [64, 1000] {
-        equals_in_pieces(&model, 7, Products::Cheaper, piece);
+        equals_in_pieces(&model, 7, Products::Transfers, piece);
     }
 }
 
@@ -203,7 +292,7 @@ fn approximations_are_the_twins() {
             approx,
             ..tiny_spec()
         };
-        equals_the_twin(&random_weights(&spec, 3), 3);
+        equals_with(&random_weights(&spec, 3), 3, Products::Transfers);
     }
 }
 

@@ -214,7 +214,12 @@ impl SessionOpener {
             CorrelationPreference::Preprocessed if self.parameters.is_two_party() => {
                 return Err(SessionError::NoCorrelations.into());
             }
-            _ if self.parameters.is_two_party() => return self.open_live(sampling),
+            _ if self.parameters.is_two_party() => {
+                let mut session = self.open_two_party(sampling)?;
+                // The prompt gives the first.
+                session.expect(tokens.saturating_sub(1));
+                return Ok(session);
+            }
             CorrelationPreference::Preprocessed if uses_dcf => {
                 return Err(SessionError::NoDcf {
                     reason: "preprocessed correlations are one-hot",

@@ -46,6 +46,13 @@ pub(super) enum Inner {
 }
 
 impl SecureSession {
+    /// Says how many tokens may come behind the next, so that no more are prepared.
+    pub(super) fn expect(&mut self, tokens: usize) {
+        if let Inner::TwoParty { session, .. } = &mut self.inner {
+            session.expect(tokens);
+        }
+    }
+
     /// Evaluates a prompt of `tokens` rows of boundary integers; reveals the next token.
     ///
     /// # Errors

@@ -266,7 +266,8 @@ fn parse_products(text: &str) -> Result<Products, String> {
         "cheaper" => Ok(Products::Cheaper),
         "transfers" => Ok(Products::Transfers),
         "lattices" => Ok(Products::Lattices),
-        _ => Err("it is cheaper, transfers or lattices".into()),
+        "ahead" => Ok(Products::Ahead),
+        _ => Err("it is cheaper, transfers, lattices or ahead".into()),
     }
 }
 

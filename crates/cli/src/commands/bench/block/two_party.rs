@@ -6,7 +6,10 @@ use std::{sync::Arc, thread};
 use anyhow::anyhow;
 use marill_mpc::{
     ClientSession, Extension, Selection, ServerSession, TwoParty,
-    two_party::{Counted, Phase, Products, Traffic, tally_two_party_by_label},
+    two_party::{
+        Counted, Phase, Preparation, Products, Traffic, tally_preparations,
+        tally_two_party_by_label,
+    },
 };
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
@@ -46,6 +49,9 @@ pub struct Outcome {
     traffic: [Traffic; 4],
     factor_bits: [u32; 2],
     products: Products,
+    /// All of the session, and how many of them were before the measured steps.
+    preparations: Vec<Preparation>,
+    before: usize,
 }
 
 /// Runs both parties over random activations.
@@ -84,7 +90,7 @@ pub fn run(
         let factor_bits = session.factor_bits();
         let outcome = alone(|| client(&mut session, inputs, plan))?;
         let server = server.join();
-        let (tokens, e0, traffic) = outcome?;
+        let (tokens, e0, traffic, (preparations, before)) = outcome?;
         let e1 = server.unwrap_or_else(|_| Err(anyhow!("a party panicked")))?;
         Ok(Outcome {
             tokens,
@@ -93,11 +99,13 @@ pub fn run(
             traffic,
             factor_bits,
             products,
+            preparations,
+            before,
         })
     })
 }
 
-type Ran = (Vec<u32>, Spent, [Traffic; 4]);
+type Ran = (Vec<u32>, Spent, [Traffic; 4], (Vec<Preparation>, usize));
 
 fn client(
     session: &mut ClientSession<TwoParty>,
@@ -108,8 +116,20 @@ fn client(
     let mut tokens = Vec::new();
     let mut spent = Spent::default();
     let mut traffic = [Traffic::default(); 4];
+    let mut preparations = Vec::new();
+    let mut before = 0;
     for (k, input) in inputs.iter().enumerate() {
-        let before = of(session);
+        let sent = of(session);
+        // Steps that are measured are not prepared with others.
+        match k {
+            1 => session.expect(if plan.measured(1) {
+                plan.tokens
+            } else {
+                plan.warm
+            }),
+            _ if plan.measured(k) && !plan.measured(k - 1) => session.expect(plan.tokens),
+            _ => {}
+        }
         let step = |session: &mut ClientSession<TwoParty>| {
             if k == 0 {
                 session.prefill(input)
@@ -119,16 +139,19 @@ fn client(
         };
         if !plan.measured(k) {
             tokens.push(step(session)?);
+            preparations.extend(session.take_preparations());
+            before = preparations.len();
             continue;
         }
         tokens.push(spent.measure(|| step(session))?);
+        preparations.extend(session.take_preparations());
         let after = of(session);
         for i in 1..4 {
-            traffic[i] += after[i] - before[i];
+            traffic[i] += after[i] - sent[i];
         }
     }
     traffic[0] = of(session)[0];
-    Ok((tokens, spent, traffic))
+    Ok((tokens, spent, traffic, (preparations, before)))
 }
 
 impl Outcome {
@@ -155,6 +178,16 @@ impl Outcome {
                     None => sum.push((label, part)),
                 }
             }
+        }
+        let spec = &model.public.spec;
+        let bits = Some(self.factor_bits);
+        let made = tally_preparations(spec, Selection::Greedy, &self.preparations, bits)?;
+        for offline in made.into_iter().skip(self.before) {
+            let part = Counted {
+                offline,
+                ..Counted::default()
+            };
+            sum.push(("preparation", part));
         }
         Ok(sum)
     }

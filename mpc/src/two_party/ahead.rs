@@ -1,0 +1,242 @@
+//! Masks and their products, made before the steps that take them.
+//!
+//! # Functionality
+//! A product of secrets costs openings alone where shares of the product of their masks are at
+//! hand. What a step will take depends on its shape, so both parties know it before: [`Stock`] runs
+//! the program over masks in place of values, for several steps at once, and notes what products it
+//! meets ([`Job`]). Both make them in one exchange, layer by layer and step by step together, and
+//! keep them in the order in which the steps take them ([`Material`]).
+//!
+//! | product | opened in the step | made ahead |
+//! |---|---|---|
+//! | `x·y`, both shared | `x + r` and `y + s`, to both | shares of `r·s` |
+//! | `B·(A·x)`, factors of E1's | `x + r`, to E1 | shares of `A·r = a_0 + a_1` and of `B·t` |
+//!
+//! `r` and `t` of the second are E0's alone, and E1 is told `t - a_0` ahead. A wire is opened once;
+//! a cached key's mask enters products with the masks of every later query.
+//!
+//! # Argument
+//! `x·y = (x + r)(y + s) - (x + r)·s - r·(y + s) + r·s`, of which E0 adds the first term. Of a
+//! private update E1 has `A·(x + r)`: it subtracts `a_1`, adds `t - a_0` and multiplies by `B`;
+//! shares of `B·t` take the rest away. All that is opened is masked by uniform
+//! numbers that are used for one opening: `r`, `s` and `t` are drawn for each wire and step, and
+//! `t - a_0` tells nothing of what E0 decrypted. Products of masks are [`marill_lattice`]'s. What a
+//! session did not use is dropped with it.
+//!
+//! Sources: Beaver (CRYPTO '91); one-sided encryption as in Rathee et al., CrypTFlow2 (CCS '20).
+
+use std::collections::VecDeque;
+
+use marill_net::Channel;
+use marill_numeric::RingTensor;
+use marill_ot::{Phase, Source};
+
+use crate::{
+    error::{ProtocolError, ProtocolResult},
+    program::{cache::Cache, run_blind},
+    sampling::Sampling,
+    spec::MAX_POSITIONS,
+    two_party::{
+        Gates, TwoParty,
+        jobs::{Job, Material, Plan, UpdateMaterial},
+        make::{self, Kept},
+    },
+    weights::PublicWeights,
+};
+
+/// Steps of one row that are prepared together, unless fewer are expected. E1's work for a
+/// preparation hardly depends on their number; the memory of what is kept does. More are refused.
+pub(super) const STEPS: usize = 32;
+
+/// What is opened because products take it.
+const OPENED: [&str; 7] = [
+    "attention.divide",
+    "attention.hidden",
+    "attention.qkv",
+    "attention.weights",
+    "mlp.hidden",
+    "norm.centred",
+    "norm.scale",
+];
+
+/// Where an engine's products come from.
+pub(super) enum Masks {
+    /// Shares are multiplied within the step.
+    Shares,
+    /// This engine draws masks, and notes what is wanted of them.
+    Plan(Plan),
+    /// Masks and their products are made ahead.
+    Stock(Box<Stock>),
+}
+
+/// Whether a wire of this label is opened.
+pub(super) fn is_opened(label: &str) -> bool {
+    OPENED.contains(&label)
+}
+
+/// Steps that were prepared, and what prepares them.
+pub(super) struct Stock {
+    planner: TwoParty,
+    cache: Cache<TwoParty>,
+    shapes: PublicWeights,
+    ready: VecDeque<Material>,
+    /// Rows of the prepared steps that have not begun.
+    steps: VecDeque<usize>,
+    kept: Vec<Kept>,
+    preparations: Vec<Preparation>,
+}
+
+/// Steps that were prepared together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preparation {
+    /// Rows of each.
+    pub rows: usize,
+    pub steps: usize,
+}
+
+impl Stock {
+    pub(super) fn new(
+        planner: TwoParty,
+        weights: &PublicWeights,
+        sampling: Option<Sampling>,
+    ) -> Self {
+        let spec = &weights.spec;
+        Self {
+            planner,
+            cache: Cache::new(spec).with_sampling(sampling),
+            shapes: PublicWeights::shapes_only(spec),
+            ready: VecDeque::new(),
+            steps: VecDeque::new(),
+            kept: Vec::new(),
+            preparations: Vec::new(),
+        }
+    }
+
+    /// What the next operation of the step takes.
+    pub(super) fn take(&mut self) -> Option<Material> {
+        self.ready.pop_front()
+    }
+
+    /// Whether the next step was prepared, which then begins.
+    fn begin(&mut self, rows: usize) -> ProtocolResult<bool> {
+        match self.steps.pop_front() {
+            None => Ok(false),
+            Some(prepared) if prepared == rows => Ok(true),
+            Some(_) => Err(ProtocolError::Unsupported {
+                what: "a step of other rows than those prepared",
+            }),
+        }
+    }
+
+    /// Steps of `rows` rows that E0 asks for now, if it expects so many.
+    fn wanted(&self, rows: usize, expected: Option<usize>) -> usize {
+        let limit = self.shapes.spec.max_positions.min(MAX_POSITIONS);
+        let left = limit.saturating_sub(self.cache.len());
+        // A prompt is prepared with itself alone.
+        let most = if rows == 1 { STEPS } else { 1 };
+        most.min(left / rows.max(1))
+            .min(expected.unwrap_or(most))
+            .max(1)
+    }
+
+    /// What `steps` more steps of `rows` rows will take.
+    fn plan(&mut self, rows: usize, steps: usize) -> ProtocolResult<Vec<Job>> {
+        for _ in 0..steps {
+            run_blind(&mut self.planner, &self.shapes, &mut self.cache, rows)?;
+        }
+        // What was counted on the way is of no interest.
+        self.planner.gates = Gates::count();
+        Ok(self.planner.planned())
+    }
+}
+
+impl<C: Channel, S: Source> TwoParty<C, S> {
+    /// Makes what the next step takes, if it is not at hand, and some steps behind it.
+    pub(super) fn prepare(&mut self, rows: usize) -> ProtocolResult<()> {
+        let Masks::Stock(stock) = &mut self.masks else {
+            return Ok(());
+        };
+        if stock.begin(rows)? {
+            return Ok(());
+        }
+        // Nothing is at hand: E0 says for how many steps, this one among them.
+        let wanted = stock.wanted(rows, self.expected);
+        let gates = self.gates.at("preparation");
+        let steps = gates.agree_on_steps(wanted, STEPS)?;
+        if let (1, Some(expected)) = (rows, &mut self.expected) {
+            *expected = expected.saturating_sub(steps);
+        }
+        stock.preparations.push(Preparation { rows, steps });
+        // The same plan at both parties, since it depends on shapes alone.
+        let jobs = stock.plan(rows, steps)?;
+        let factors = make::Factors {
+            maps: &self.maps,
+            private: self.private.as_deref(),
+            bits: self.factor_bits,
+        };
+        let phase = self.gates.enter(Phase::Offline);
+        let made = make::materials(&mut self.gates, factors, &mut stock.kept, jobs);
+        self.gates.enter(phase);
+        let made = made?;
+        // In the order in which the steps will ask.
+        stock.ready.extend(made);
+        // This step has begun; the others wait.
+        stock.steps.extend(std::iter::repeat_n(rows, steps - 1));
+        Ok(())
+    }
+
+    /// What was prepared since the last call.
+    pub(crate) fn take_preparations(&mut self) -> Vec<Preparation> {
+        match &mut self.masks {
+            Masks::Stock(stock) => std::mem::take(&mut stock.preparations),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many steps are to come, so that no more are prepared.
+    pub(crate) fn expect(&mut self, steps: usize) {
+        self.expected = Some(steps);
+    }
+
+    /// What was noted since the last call.
+    pub(super) fn planned(&mut self) -> Vec<Job> {
+        match &mut self.masks {
+            Masks::Plan(plan) => std::mem::take(&mut plan.jobs),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The next wire's mask, product or private update.
+    fn material(&mut self) -> ProtocolResult<Material> {
+        let Masks::Stock(stock) = &mut self.masks else {
+            unreachable!("a stock was asked for")
+        };
+        stock.take().ok_or(MISSING)
+    }
+
+    pub(super) fn next_mask(&mut self) -> ProtocolResult<RingTensor> {
+        match self.material()? {
+            Material::Mask(mask) => Ok(mask),
+            _ => Err(MISSING),
+        }
+    }
+
+    pub(super) fn next_product(&mut self) -> ProtocolResult<Vec<u64>> {
+        match self.material()? {
+            Material::Product(shares) => Ok(shares),
+            _ => Err(MISSING),
+        }
+    }
+
+    pub(super) fn next_update(&mut self) -> ProtocolResult<UpdateMaterial> {
+        match self.material()? {
+            Material::Update(update) => Ok(update),
+            _ => Err(MISSING),
+        }
+    }
+}
+
+/// A step went another way than its plan.
+const MISSING: ProtocolError = ProtocolError::Unsupported {
+    what: "a step that does not take what was prepared for it",
+};
