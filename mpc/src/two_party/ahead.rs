@@ -5,7 +5,7 @@
 //! hand. What a step will take depends on its shape, so both parties know it before: [`Stock`] runs
 //! the program over masks in place of values, for several steps at once, and notes what products it
 //! meets ([`Job`]). Both make them in one exchange, layer by layer and step by step together, and
-//! keep them in the order in which the steps take them ([`Material`]).
+//! keep them in the order in which the steps take them ([`Made`]).
 //!
 //! | product | opened in the step | made ahead |
 //! |---|---|---|
@@ -38,7 +38,7 @@ use crate::{
     spec::MAX_POSITIONS,
     two_party::{
         Gates, TwoParty,
-        jobs::{Job, Material, Plan, UpdateMaterial},
+        jobs::{Job, Made, MadeUpdate, Plan},
         make::{self, Kept},
     },
     weights::PublicWeights,
@@ -79,7 +79,7 @@ pub(super) struct Stock {
     planner: TwoParty,
     cache: Cache<TwoParty>,
     shapes: PublicWeights,
-    ready: VecDeque<Material>,
+    ready: VecDeque<Made>,
     /// Rows of the prepared steps that have not begun.
     steps: VecDeque<usize>,
     kept: Vec<Kept>,
@@ -113,7 +113,7 @@ impl Stock {
     }
 
     /// What the next operation of the step takes.
-    pub(super) fn take(&mut self) -> Option<Material> {
+    pub(super) fn take(&mut self) -> Option<Made> {
         self.ready.pop_front()
     }
 
@@ -175,7 +175,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             bits: self.factor_bits,
         };
         let phase = self.gates.enter(Phase::Offline);
-        let made = make::materials(&mut self.gates, factors, &mut stock.kept, jobs);
+        let made = make::all(&mut self.gates, factors, &mut stock.kept, jobs);
         self.gates.enter(phase);
         let made = made?;
         // In the order in which the steps will ask.
@@ -207,7 +207,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     }
 
     /// The next wire's mask, product or private update.
-    fn material(&mut self) -> ProtocolResult<Material> {
+    fn next_made(&mut self) -> ProtocolResult<Made> {
         let Masks::Stock(stock) = &mut self.masks else {
             unreachable!("a stock was asked for")
         };
@@ -215,22 +215,22 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     }
 
     pub(super) fn next_mask(&mut self) -> ProtocolResult<RingTensor> {
-        match self.material()? {
-            Material::Mask(mask) => Ok(mask),
+        match self.next_made()? {
+            Made::Mask(mask) => Ok(mask),
             _ => Err(MISSING),
         }
     }
 
     pub(super) fn next_product(&mut self) -> ProtocolResult<Vec<u64>> {
-        match self.material()? {
-            Material::Product(shares) => Ok(shares),
+        match self.next_made()? {
+            Made::Product(shares) => Ok(shares),
             _ => Err(MISSING),
         }
     }
 
-    pub(super) fn next_update(&mut self) -> ProtocolResult<UpdateMaterial> {
-        match self.material()? {
-            Material::Update(update) => Ok(update),
+    pub(super) fn next_update(&mut self) -> ProtocolResult<MadeUpdate> {
+        match self.next_made()? {
+            Made::Update(update) => Ok(update),
             _ => Err(MISSING),
         }
     }

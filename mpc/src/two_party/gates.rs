@@ -66,7 +66,7 @@ pub(super) struct Gates<C, S> {
     pub(super) piece: usize,
     pub(super) rounding: Rounding,
     /// What E0 rounded by, element by element, where a test asks for it.
-    pub(super) coins: Option<Vec<u64>>,
+    pub(super) randomness: Option<Vec<u64>>,
 }
 
 /// One multiplexer of a round of them.
@@ -83,7 +83,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
             label: "",
             piece: PIECE,
             rounding: Rounding::Exact,
-            coins: None,
+            randomness: None,
         }
     }
 
@@ -93,7 +93,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
             label: "",
             piece: PIECE,
             rounding: Rounding::Exact,
-            coins: None,
+            randomness: None,
         }
     }
 
@@ -283,8 +283,8 @@ impl<C: Channel, S: Source> Gates<C, S> {
         match self.rounding {
             Rounding::Exact => self.truncate(Truncate::half_up(from, shift, to, RADIX), shares),
             Rounding::Stochastic => {
-                if let Some(coins) = &mut self.coins {
-                    coins.extend(masked(shares, shift));
+                if let Some(randomness) = &mut self.randomness {
+                    randomness.extend(masked(shares, shift));
                 }
                 self.truncate(Truncate::by_shares(from, shift, to, RADIX), shares)
             }

@@ -105,14 +105,14 @@ pub(super) struct UpdateJob {
 }
 
 /// What was made of a [`Job`].
-pub(super) enum Material {
+pub(super) enum Made {
     Mask(RingTensor),
     Product(Vec<u64>),
-    Update(UpdateMaterial),
+    Update(MadeUpdate),
 }
 
 /// What a party keeps for private updates; where the other has something, nothing.
-pub(super) struct UpdateMaterial {
+pub(super) struct MadeUpdate {
     pub bits: u32,
     /// E0's mask of the rows.
     pub outer: Vec<u64>,

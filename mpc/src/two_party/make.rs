@@ -29,7 +29,7 @@ use crate::{
     spec::MapSpec,
     two_party::{
         FactorBits, Gates,
-        jobs::{AttendJob, Job, Material, UpdateJob},
+        jobs::{AttendJob, Job, Made, UpdateJob},
     },
     weights::PrivateWeights,
 };
@@ -69,15 +69,15 @@ enum Places {
 }
 
 /// What was made of each job, in order.
-pub(super) fn materials<C: Channel, S: Source>(
+pub(super) fn all<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
     factors: Factors<'_>,
     kept: &mut Vec<Kept>,
     jobs: Vec<Job>,
-) -> ProtocolResult<Vec<Material>> {
+) -> ProtocolResult<Vec<Made>> {
     let party = gates.party();
     // Sorted by layer while they are made, and in order again behind.
-    let mut made: Vec<Option<Material>> = jobs.iter().map(|_| None).collect();
+    let mut made: Vec<Option<Made>> = jobs.iter().map(|_| None).collect();
     let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
     for piece in pieces(factors.maps, &jobs) {
         let piece: Vec<(usize, Job)> = piece
@@ -89,24 +89,24 @@ pub(super) fn materials<C: Channel, S: Source>(
         let results = rings.run(gates, kept)?;
         for ((at, job), places) in piece.into_iter().zip(places) {
             made[at] = Some(match (job, places) {
-                (Job::Mask(mask), _) => Material::Mask(mask),
+                (Job::Mask(mask), _) => Made::Mask(mask),
                 (Job::Update(job), Places::Update(places)) => {
-                    Material::Update(places.material(&job, &results))
+                    Made::Update(places.made(&job, &results))
                 }
                 (Job::Attend(job), Places::Attend(places)) => {
-                    Material::Product(places.shares(&job, &results))
+                    Made::Product(places.shares(&job, &results))
                 }
                 (Job::Squares(job), Places::Squares(places)) => {
-                    Material::Product(places.shares(&job, &results))
+                    Made::Product(places.shares(&job, &results))
                 }
                 (Job::Scale(job), Places::Scale(places)) => {
-                    Material::Product(places.shares(&job, &results))
+                    Made::Product(places.shares(&job, &results))
                 }
                 _ => unreachable!("a place of its kind for each job"),
             });
         }
     }
-    let mut made: Vec<Material> = made.into_iter().map(|m| m.expect("made")).collect();
+    let mut made: Vec<Made> = made.into_iter().map(|m| m.expect("made")).collect();
     update::tell_inner(gates, &mut made)?;
     Ok(made)
 }

@@ -36,7 +36,7 @@ struct Run {
     tokens: Vec<Option<u32>>,
     sent: Vec<[marill_ot::Traffic; 3]>,
     preparations: Vec<Vec<Preparation>>,
-    coins: Vec<u64>,
+    randomness: Vec<u64>,
 }
 
 /// Tokens that E0 expects at first; then it expects none, and prepares one after the other.
@@ -58,7 +58,7 @@ type Input<'a> = (Option<&'a [u64]>, Option<&'a [u64]>, usize);
 fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
     let mut cache = Cache::new(&public.spec);
     engine.trace = Some(Vec::new());
-    engine.gates.coins = Some(Vec::new());
+    engine.gates.randomness = Some(Vec::new());
     let mut tokens = Vec::new();
     let mut sent = Vec::new();
     let mut preparations = Vec::new();
@@ -75,7 +75,7 @@ fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
         tokens,
         sent,
         preparations,
-        coins: engine.gates.coins.take().unwrap(),
+        randomness: engine.gates.randomness.take().unwrap(),
     }
 }
 
@@ -141,8 +141,8 @@ fn equals_over(model: &Model, [tokens, more]: [usize; 2], products: Products, pi
     twin.start_trace();
     if spec.numeric.rounding == Rounding::Stochastic {
         // `floor((x + 2^shift - 1 - t) / 2^shift)` is what the twin rounds to.
-        let coins = client.coins.iter().map(|low| low.wrapping_sub(1));
-        twin.take_randomness(coins.collect());
+        let randomness = client.randomness.iter().map(|low| low.wrapping_sub(1));
+        twin.take_randomness(randomness.collect());
     }
     let mut answers = vec![Some(twin.prefill(&boundary(spec, 1, tokens)).unwrap())];
     for k in 0..more {
@@ -230,7 +230,7 @@ fn steps_over_several_preparations_are_the_twins() {
 
 /// Given the low bits of E0's shares, which round.
 #[test]
-fn stochastic_values_are_the_twins_given_the_coins() {
+fn stochastic_values_are_the_twins_given_the_randomness() {
     let stochastic = |spec: ProgramSpec| ProgramSpec {
         numeric: NumericSpec::with_rounding(Rounding::Stochastic),
         ..spec

@@ -6,13 +6,13 @@ use marill_ot::{Phase, Source};
 use marill_two_party::Party;
 
 use super::{
-    Factors, Gates, Job, Material, UpdateJob,
+    Factors, Gates, Job, Made, UpdateJob,
     ring::{Results, Rings, Side},
 };
 use crate::{
     error::ProtocolResult,
     spec::{MapId, MapSpec},
-    two_party::{jobs::UpdateMaterial, lattice::SET},
+    two_party::{jobs::MadeUpdate, lattice::SET},
 };
 
 /// Which products of its ring have an update's results, and which of their vectors.
@@ -132,14 +132,14 @@ fn add_group(
 
 impl UpdatePlaces {
     /// What a party keeps; what `A` gave is not masked yet.
-    pub(super) fn material(&self, job: &UpdateJob, results: &Results) -> UpdateMaterial {
+    pub(super) fn made(&self, job: &UpdateJob, results: &Results) -> MadeUpdate {
         let results = &results[&self.side];
         let rows = |product: &usize| {
             let all = &results[*product];
             let width = all.len() / self.all;
             all[self.first * width..][..job.rows * width].to_vec()
         };
-        UpdateMaterial {
+        MadeUpdate {
             bits: job.bits,
             outer: job.outer.clone(),
             masks: job.inner.clone(),
@@ -160,12 +160,12 @@ pub(super) fn told_bits(job: &Job) -> Option<usize> {
 /// E0 says `t - a_0` of all updates; E1 takes its own share `a_1` off.
 pub(super) fn tell_inner<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
-    made: &mut [Material],
+    made: &mut [Made],
 ) -> ProtocolResult<()> {
-    let mut updates: Vec<&mut UpdateMaterial> = made
+    let mut updates: Vec<&mut MadeUpdate> = made
         .iter_mut()
         .filter_map(|material| match material {
-            Material::Update(update) => Some(update),
+            Made::Update(update) => Some(update),
             _ => None,
         })
         .collect();
