@@ -12,8 +12,8 @@ use crate::{
 pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
 
 /// What a padded key's scores get: so low that the weight is exactly zero. Squares have no such
-/// score but `-5`: rows of padding stay zero through all layers (LLaMA's maps have no biases), so
-/// their keys' scores are zero, and `(0 - 5 + 5)²` is.
+/// score but `-5`: rows of padding stay zero through all layers (where maps have biases, squares
+/// are refused), so their keys' scores are zero, and `(0 - 5 + 5)²` is.
 pub(crate) fn pad_bias(spec: &crate::ProgramSpec) -> u64 {
     match spec.approx.softmax {
         Some(form @ SoftmaxForm::Quad) => form.quad_added().wrapping_neg(),

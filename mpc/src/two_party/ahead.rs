@@ -33,7 +33,7 @@ use marill_ot::{Phase, Source};
 
 use crate::{
     error::{ProtocolError, ProtocolResult},
-    program::{cache::Cache, run_blind},
+    program::{cache::Cache, padding::check_remaining_context, run_blind},
     sampling::Sampling,
     spec::MAX_POSITIONS,
     two_party::{
@@ -49,10 +49,11 @@ use crate::{
 pub(super) const STEPS: usize = 32;
 
 /// What is opened because products take it.
-const OPENED: [&str; 7] = [
+const OPENED: [&str; 8] = [
     "attention.divide",
     "attention.hidden",
     "attention.qkv",
+    "attention.unnormed",
     "attention.weights",
     "mlp.hidden",
     "norm.centred",
@@ -128,20 +129,19 @@ impl Stock {
         }
     }
 
-    /// Steps of `rows` rows that E0 asks for now, if it expects so many.
-    fn wanted(&self, rows: usize, expected: Option<usize>) -> usize {
+    /// Steps of `rows` rows that are prepared together at most: what a peer may ask for.
+    fn most(&self, rows: usize) -> usize {
         let limit = self.shapes.spec.max_positions.min(MAX_POSITIONS);
         let left = limit.saturating_sub(self.cache.len());
         // A prompt is prepared with itself alone.
         let most = if rows == 1 { STEPS } else { 1 };
-        most.min(left / rows.max(1))
-            .min(expected.unwrap_or(most))
-            .max(1)
+        most.min(left / rows.max(1)).max(1)
     }
 
     /// What `steps` more steps of `rows` rows will take.
     fn plan(&mut self, rows: usize, steps: usize) -> ProtocolResult<Vec<Job>> {
         for _ in 0..steps {
+            check_remaining_context(&self.shapes.spec, self.cache.len(), rows)?;
             run_blind(&mut self.planner, &self.shapes, &mut self.cache, rows)?;
         }
         // What was counted on the way is of no interest.
@@ -160,9 +160,16 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             return Ok(());
         }
         // Nothing is at hand: E0 says for how many steps, this one among them.
-        let wanted = stock.wanted(rows, self.expected);
+        if stock.cache.is_empty() {
+            // Another text of an encoder's session.
+            stock.kept.clear();
+        }
+        let most = stock.most(rows);
+        let wanted = self
+            .expected
+            .map_or(most, |expected| expected.clamp(1, most));
         let gates = self.gates.at("preparation");
-        let steps = gates.agree_on_steps(wanted, STEPS)?;
+        let steps = gates.agree_on_steps(wanted, most)?;
         if let (1, Some(expected)) = (rows, &mut self.expected) {
             *expected = expected.saturating_sub(steps);
         }

@@ -46,7 +46,8 @@ pub(super) struct Factors<'a> {
 /// The fewest vectors of an input: what packing keys are made for.
 pub(super) const LEAST_VECTORS: usize = 1;
 
-/// Numbers that a preparation makes at once, about: what bounds its memory for a long prompt.
+/// Numbers whose products are in one exchange, about: what bounds messages for a long prompt. What
+/// is planned and kept of all layers grows with the prompt, see `docs/two-party.md`.
 const PIECE: usize = 1 << 21;
 
 /// Masks of keys and values of some layers and of positions one behind the other.

@@ -79,6 +79,9 @@ pub fn tally_preparations(
     let mut kept = Vec::new();
     let mut costs = Vec::with_capacity(preparations.len());
     for Preparation { rows, steps } in preparations {
+        if cache.is_empty() {
+            kept.clear();
+        }
         for _ in 0..*steps {
             check_remaining_context(spec, cache.len(), *rows)?;
             run_blind(&mut engine, &shapes, &mut cache, *rows)?;

@@ -303,14 +303,20 @@ fn what_families_add_is_the_twins() {
             variant,
             ..tiny_spec()
         };
-        equals_the_twin(&random_weights(&spec, 5), 5);
+        let model = random_weights(&spec, 5);
+        for products in [Products::Transfers, Products::Ahead] {
+            equals_with(&model, 5, products);
+        }
     }
 }
 
 #[test]
 fn gpt2_with_private_rows_is_the_twin() {
     let spec = tiny_affine_spec(crate::Architecture::Gpt2);
-    equals_the_twin(&AffineModel::random(&spec, 2).quantize(), 4);
+    let model = AffineModel::random(&spec, 2).quantize();
+    for products in [Products::Transfers, Products::Ahead] {
+        equals_with(&model, 4, products);
+    }
 }
 
 #[test]
@@ -318,30 +324,70 @@ fn bert_classes_and_embeddings_are_the_twins() {
     let bert = |pooling, reveal| crate::Architecture::Bert { pooling, reveal };
     for pooling in [Pooling::Cls, Pooling::Pooler] {
         let spec = tiny_affine_spec(bert(pooling, Reveal::Class));
-        equals_the_twin(&AffineModel::random(&spec, 5).quantize(), 6);
+        let model = AffineModel::random(&spec, 5).quantize();
+        for products in [Products::Transfers, Products::Ahead] {
+            equals_with(&model, 6, products);
+        }
     }
-    let spec = tiny_affine_spec(bert(Pooling::Mean, Reveal::Embedding));
+}
+
+/// What one text's keys were masked with is of no use to the next.
+#[test]
+fn two_texts_of_a_session_are_the_twins() {
+    let spec = tiny_affine_spec(crate::Architecture::Bert {
+        pooling: Pooling::Mean,
+        reveal: Reveal::Embedding,
+    });
     let (public, private) = AffineModel::random(&spec, 6).quantize();
-    let text = boundary(&spec, 1, 6);
+    let texts = [1, 2].map(|seed| boundary(&spec, seed, 6));
     let (own, other) = marill_net::memory_pair();
-    let row = thread::scope(|scope| {
+    let rows = thread::scope(|scope| {
         let server = scope.spawn(|| {
             let weights = Arc::clone(&public);
             let private = Arc::clone(&private);
-            let mut server =
-                crate::ServerSession::without_dealer(weights, private, Box::new(other), EXTENSION)
-                    .unwrap();
-            server.prefill(spec.bucket(6)).unwrap();
+            let server =
+                crate::ServerSession::without_dealer(weights, private, Box::new(other), EXTENSION);
+            let mut server = server.unwrap().with_products(Products::Ahead);
+            for _ in 0..2 {
+                server.prefill(spec.bucket(6)).unwrap();
+            }
         });
-        let mut client =
-            crate::ClientSession::without_dealer(Arc::clone(&public), Box::new(own), EXTENSION)
-                .unwrap();
-        let row = client.embed(&text).unwrap();
+        let client =
+            crate::ClientSession::without_dealer(Arc::clone(&public), Box::new(own), EXTENSION);
+        let mut client = client.unwrap().with_products(Products::Ahead);
+        let rows = texts.each_ref().map(|text| client.embed(text).unwrap());
         server.join().unwrap();
-        row
+        rows
     });
     let mut twin = Twin::new(public, private);
-    assert_eq!(row, twin.embed(&text).unwrap());
+    assert_eq!(rows, texts.map(|text| twin.embed(&text).unwrap()));
+}
+
+/// E1 makes no more ahead than the shape allows, whatever E0 says.
+#[test]
+fn more_steps_than_can_be_prepared_are_refused() {
+    let model = random_weights(&tiny_spec(), 1);
+    for (rows, said) in [(1, 0), (1, 33), (16, 2)] {
+        let (own, other) = memory_ends(LIMIT);
+        let begin = |end, party| {
+            let mut link = Link::new(end, party);
+            let base = BaseOts::establish(&mut link).unwrap();
+            Session::begin(link, &base, GroupBits::Four).unwrap()
+        };
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut session = begin(own, Party::E0);
+                session.link().receive("factor widths", 2).unwrap();
+                session.link().send("steps to prepare", &[said]).unwrap();
+            });
+            let session = begin(other, Party::E1);
+            let private = Arc::clone(&model.1);
+            let engine = TwoParty::server(&model.0.spec, private, session).unwrap();
+            let mut engine = engine.with_products(Products::Ahead);
+            engine.begin_step(&model.0, None, rows).err().unwrap()
+        });
+        assert!(error.to_string().contains("steps prepared"), "{error}");
+    }
 }
 
 /// What a factor's width says must not be believed unseen.
