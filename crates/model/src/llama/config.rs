@@ -137,6 +137,12 @@ impl LlamaConfig {
         if let Some(scaling) = &self.rope_scaling {
             let check = scaling.check(self.head_dim);
             check.map_err(|(key, problem)| format!("`rope_scaling.{key}` {problem}"))?;
+            // It multiplies rotated queries and keys alone.
+            let stays = (0..self.num_hidden_layers).any(|layer| !self.rotates(layer));
+            if stays && (scaling.attention_factor() - 1.0).abs() > 1e-12 {
+                let why = "scales the scores of layers that rotate alone, which is not computed";
+                return Err(format!("`rope_scaling` beside `no_rope_layers` {why}"));
+            }
         }
         for (key, value) in self.keys.multipliers() {
             if value.is_some_and(|value| !(value.is_finite() && value > 0.0)) {

@@ -536,6 +536,11 @@ fn what_a_family_does_not_compute_is_refused_by_name() {
             "`no_rope_layers`",
         ),
         (
+            json!({ "model_type": "smollm3",
+                "rope_scaling": { "rope_type": "yarn", "factor": 4.0 } }),
+            "`rope_scaling` beside `no_rope_layers`",
+        ),
+        (
             json!({ "model_type": "smollm3", "use_sliding_window": true, "sliding_window": 8 }),
             "`layer_types`",
         ),
