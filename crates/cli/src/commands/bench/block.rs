@@ -50,8 +50,8 @@ pub struct Args {
     /// b11, b12, b13) [default: b10]
     #[arg(long, value_name = "NAME", value_parser = parse_extension)]
     extension: Option<Extension>,
-    /// In the setting `2pc`, how products of attention and of private updates are made: cheaper (by
-    /// what sends fewer bytes), transfers or lattices [default: cheaper]
+    /// In the setting `2pc`, how products are made: cheaper (by what sends fewer bytes), transfers
+    /// or lattices within the step, ahead of it under masks [default: cheaper]
     #[arg(long, value_name = "NAME", value_parser = parse_products)]
     products: Option<Products>,
     /// A prompt, or the tokens after one
