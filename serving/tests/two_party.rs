@@ -177,8 +177,7 @@ fn programs_that_two_parties_do_not_run_are_refused() {
         numeric,
         ..tiny_spec()
     };
-    let error = marill_mpc::TwoParty::check(&spec, None).unwrap_err();
-    assert!(error.to_string().contains("stochastic"), "{error}");
+    marill_mpc::TwoParty::check(&spec, None).expect("either way of rounding is run");
 }
 
 /// Frames of the handshake, of base transfers, of extensions and of rounds, spoiled in each way.
