@@ -160,7 +160,8 @@ fn carries<C: Channel, S: Source>(
         let mut list = Vec::new();
         for group in &groups {
             let Group { below, positions } = group;
-            let (g, p) = (&generating[*below], &passing[*below]);
+            let g = &generating[*below];
+            let p = &passing[*below];
             if positions.len() == 1 {
                 let mut string = vec![g];
                 string.extend(group.goes_on().then_some(p));
