@@ -69,6 +69,7 @@ use crate::{
     galois::levels,
     packing::noise,
     parameters::ParameterSet,
+    wire::TAG_BYTES,
 };
 
 mod client;
@@ -83,9 +84,6 @@ pub use {
 
 const UPLOAD: &str = "request of a batch";
 const RESPONSE: &str = "response of a batch";
-
-/// Bytes in front of a message that name its shape.
-const TAG_BYTES: usize = 16;
 
 /// Longer sides are cut by the caller.
 const MOST: usize = 1 << 17;
@@ -483,28 +481,6 @@ impl Batch {
         }
         values
     }
-}
-
-/// What follows the tag of a message of exactly this length.
-fn open<'m>(
-    bytes: &'m [u8],
-    expected: usize,
-    tag: [u8; TAG_BYTES],
-    message: &'static str,
-) -> Result<&'m [u8], LatticeError> {
-    if bytes.len() != expected {
-        let got = bytes.len();
-        return Err(LatticeError::Length {
-            message,
-            expected,
-            got,
-        });
-    }
-    let (own, rest) = bytes.split_at(TAG_BYTES);
-    if own != tag {
-        return Err(LatticeError::Parameters { message });
-    }
-    Ok(rest)
 }
 
 #[cfg(test)]

@@ -33,12 +33,11 @@ use crate::{
     product::{Client, Server},
     ring::Ring,
     sample::Randomness,
+    wire::{TAG_BYTES, behind_tag},
 };
 
 const REQUEST: &str = "request of a convolution";
 const RESPONSE: &str = "response of a convolution";
-
-const TAG_BYTES: usize = 16;
 
 /// More channels, pixels of a side or outputs are cut by the caller.
 const MOST: usize = 1 << 14;
@@ -284,26 +283,6 @@ impl Convolution {
         *hash.finalize().first_chunk().expect("a digest is longer")
     }
 
-    fn open<'m>(
-        &self,
-        bytes: &'m [u8],
-        expected: usize,
-        message: &'static str,
-    ) -> Result<&'m [u8], LatticeError> {
-        if bytes.len() != expected {
-            return Err(LatticeError::Length {
-                message,
-                expected,
-                got: bytes.len(),
-            });
-        }
-        let (tag, rest) = bytes.split_at(TAG_BYTES);
-        if tag != self.tag() {
-            return Err(LatticeError::Parameters { message });
-        }
-        Ok(rest)
-    }
-
     fn tiles(&self) -> Vec<Tile> {
         let [rows, columns] = self.shape.output();
         let [tall, wide] = self.layout.tile;
@@ -451,7 +430,7 @@ impl Convolution {
             });
         }
         let ring: &Ring = &server.key().ring;
-        let mut rest = self.open(request, self.request_bytes(), REQUEST)?;
+        let mut rest = behind_tag(request, self.request_bytes(), self.tag(), REQUEST)?;
         let tiles = self.tiles();
         let pieces = self.shape.parts().div_ceil(self.layout.channels);
         let ciphertexts = (0..tiles.len() * pieces)
@@ -493,7 +472,7 @@ impl Convolution {
         client: &Client,
         response: &[u8],
     ) -> Result<Zeroizing<Vec<u64>>, LatticeError> {
-        let mut rest = self.open(response, self.response_bytes(), RESPONSE)?;
+        let mut rest = behind_tag(response, self.response_bytes(), self.tag(), RESPONSE)?;
         let mut shares = Zeroizing::new(vec![0; self.shape.results()]);
         for outputs in Self::groups(self.shape.outputs, self.layout.outputs) {
             for tile in self.tiles() {

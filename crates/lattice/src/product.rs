@@ -37,13 +37,11 @@ use crate::{
     parameters::ParameterSet,
     ring::Ring,
     sample::Randomness,
+    wire::{TAG_BYTES, behind_tag},
 };
 
 const REQUEST: &str = "request of products";
 const RESPONSE: &str = "response of products";
-
-/// Bytes in front of a message that name the product.
-const TAG_BYTES: usize = 16;
 
 /// More rows, columns or vectors are cut by the caller.
 const MOST: usize = 1 << 17;
@@ -246,28 +244,6 @@ impl Product {
         }
         *hash.finalize().first_chunk().expect("a digest is longer")
     }
-
-    /// What follows the tag of a message of exactly this length.
-    fn open<'m>(
-        &self,
-        bytes: &'m [u8],
-        expected: usize,
-        message: &'static str,
-    ) -> Result<&'m [u8], LatticeError> {
-        if bytes.len() != expected {
-            let got = bytes.len();
-            return Err(LatticeError::Length {
-                message,
-                expected,
-                got,
-            });
-        }
-        let (tag, rest) = bytes.split_at(TAG_BYTES);
-        if tag != self.tag() {
-            return Err(LatticeError::Parameters { message });
-        }
-        Ok(rest)
-    }
 }
 
 /// The side that encrypts.
@@ -329,7 +305,7 @@ impl Client {
         product: &Product,
         response: &[u8],
     ) -> Result<Zeroizing<Vec<u64>>, LatticeError> {
-        let mut rest = product.open(response, product.response_bytes(), RESPONSE)?;
+        let mut rest = behind_tag(response, product.response_bytes(), product.tag(), RESPONSE)?;
         let mut shares = Zeroizing::new(vec![0; product.vectors * product.rows]);
         for span in product.spans(product.layout) {
             let positions = product.positions(&span);
@@ -438,7 +414,7 @@ impl Server {
         let product = &matrix.product;
         let layout = product.layout;
         let ring: &Ring = &self.key.ring;
-        let mut rest = product.open(request, product.request_bytes(), REQUEST)?;
+        let mut rest = behind_tag(request, product.request_bytes(), product.tag(), REQUEST)?;
         let groups = product.vectors.div_ceil(layout.vectors);
         let ciphertexts = (0..groups * layout.pieces)
             .map(|_| Ciphertext::read(&mut rest, ring, REQUEST))

@@ -8,6 +8,34 @@ use crate::{
     ring::{Coefficients, Ring},
 };
 
+/// Bytes in front of a message that name its shape.
+pub(crate) const TAG_BYTES: usize = 16;
+
+/// What follows the tag of a message of exactly this length.
+///
+/// # Errors
+/// Another length or another tag.
+pub(crate) fn behind_tag<'m>(
+    bytes: &'m [u8],
+    expected: usize,
+    tag: [u8; TAG_BYTES],
+    message: &'static str,
+) -> Result<&'m [u8], LatticeError> {
+    if bytes.len() != expected {
+        let got = bytes.len();
+        return Err(LatticeError::Length {
+            message,
+            expected,
+            got,
+        });
+    }
+    let (own, rest) = bytes.split_at(TAG_BYTES);
+    if own != tag {
+        return Err(LatticeError::Parameters { message });
+    }
+    Ok(rest)
+}
+
 /// Bytes that `n` numbers of `bits` bits take.
 pub(crate) fn packed_bytes(n: usize, bits: u32) -> usize {
     (n * bits as usize).div_ceil(8)

@@ -2,8 +2,8 @@
 
 use zeroize::Zeroizing;
 
-use super::{Batch, RESPONSE, Upload, Value, open};
-use crate::{error::LatticeError, galois::levels, product::Client};
+use super::{Batch, RESPONSE, Upload, Value};
+use crate::{error::LatticeError, galois::levels, product::Client, wire::behind_tag};
 
 impl Client {
     /// What the server needs once to pack products with inputs of `vectors` vectors and more:
@@ -57,7 +57,7 @@ impl Client {
         response: &[u8],
     ) -> Result<Vec<Zeroizing<Vec<u64>>>, LatticeError> {
         let expected = batch.response_bytes();
-        let mut rest = open(response, expected, batch.tag, RESPONSE)?;
+        let mut rest = behind_tag(response, expected, batch.tag, RESPONSE)?;
         let mut shares = batch.empty_shares();
         let rows = batch.by_rows.iter();
         let rows = rows.map(|leaves| batch.values_of_rows(leaves));

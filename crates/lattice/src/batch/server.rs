@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::{Batch, Column, Leaf, TAG_BYTES, UPLOAD, Upload, Value, client::scatter, open};
+use super::{Batch, Column, Leaf, TAG_BYTES, UPLOAD, Upload, Value, client::scatter};
 use crate::{
     bfv::{Ciphertext, Factor, Factors, Packed, Rerandomized, Sum},
     error::LatticeError,
@@ -14,6 +14,7 @@ use crate::{
     product::Server,
     ring::Ring,
     sample::Randomness,
+    wire::behind_tag,
 };
 
 /// Vectors of a client as the server keeps them, for any number of batches: ciphertexts of its
@@ -63,7 +64,7 @@ impl Server {
     /// Another length or shape, a residue that is not below its prime.
     pub fn receive(&self, upload: &Upload, request: &[u8]) -> Result<Received, LatticeError> {
         let ring: &Ring = &self.key().ring;
-        let mut rest = open(request, upload.request_bytes(), upload.tag, UPLOAD)?;
+        let mut rest = behind_tag(request, upload.request_bytes(), upload.tag, UPLOAD)?;
         let ciphertexts = (0..upload.ciphertexts)
             .map(|_| Ciphertext::read(&mut rest, ring, UPLOAD))
             .collect::<Result<_, _>>()?;
