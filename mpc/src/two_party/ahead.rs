@@ -139,7 +139,7 @@ impl Stock {
     }
 
     /// What `steps` more steps of `rows` rows will take.
-    fn plan(&mut self, rows: usize, steps: usize) -> ProtocolResult<Vec<Job>> {
+    pub(super) fn plan(&mut self, rows: usize, steps: usize) -> ProtocolResult<Vec<Job>> {
         for _ in 0..steps {
             check_remaining_context(&self.shapes.spec, self.cache.len(), rows)?;
             run_blind(&mut self.planner, &self.shapes, &mut self.cache, rows)?;

@@ -79,12 +79,7 @@ pub(super) fn all<C: Channel, S: Source>(
     let party = gates.party();
     // Sorted by layer while they are made, and in order again behind.
     let mut made: Vec<Option<Made>> = jobs.iter().map(|_| None).collect();
-    let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
-    for piece in pieces(factors.maps, &jobs) {
-        let piece: Vec<(usize, Job)> = piece
-            .into_iter()
-            .map(|at| (at, jobs[at].take().expect("in one piece")))
-            .collect();
+    for piece in pieces(factors.maps, jobs) {
         let (rings, places) = multiplications(factors, party, kept, &piece)?;
         // Two messages of each party.
         let results = rings.run(gates, kept)?;
@@ -121,12 +116,7 @@ pub(super) fn cost(
     let mut cost = Cost::none();
     // What E0 says of the updates behind it.
     let told: usize = jobs.iter().filter_map(update::told_bits).sum();
-    let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
-    for piece in pieces(factors.maps, &jobs) {
-        let piece: Vec<(usize, Job)> = piece
-            .into_iter()
-            .map(|at| (at, jobs[at].take().expect("in one piece")))
-            .collect();
+    for piece in pieces(factors.maps, jobs) {
         let (rings, _) = multiplications(factors, Party::E0, kept, &piece)?;
         cost += rings.cost(kept)?;
     }
@@ -134,22 +124,22 @@ pub(super) fn cost(
     Ok(cost)
 }
 
-/// Jobs that are made at once, by their places: those of whole layers, and masks with the first.
-fn pieces(maps: &[MapSpec], jobs: &[Option<Job>]) -> Vec<Vec<usize>> {
-    let mut layers: BTreeMap<usize, (usize, Vec<usize>)> = BTreeMap::new();
-    for (at, job) in jobs.iter().enumerate() {
-        let (layer, size) = match job {
-            Some(Job::Attend(job)) => (job.layer, job.size()),
-            Some(Job::Squares(job)) => (job.layer, job.mask.len()),
-            Some(Job::Scale(job)) => (job.layer, job.mask.len()),
-            Some(Job::Update(job)) => (maps[job.maps[0].index()].layer, job.size(maps)),
-            _ => (0, 0),
+/// Jobs that are made at once, with their places: those of whole layers, and masks with the first.
+fn pieces(maps: &[MapSpec], jobs: Vec<Job>) -> Vec<Vec<(usize, Job)>> {
+    let mut layers: BTreeMap<usize, (usize, Vec<(usize, Job)>)> = BTreeMap::new();
+    for (at, job) in jobs.into_iter().enumerate() {
+        let (layer, size) = match &job {
+            Job::Mask(_) => (0, 0),
+            Job::Attend(job) => (job.layer, job.size()),
+            Job::Squares(job) => (job.layer, job.mask.len()),
+            Job::Scale(job) => (job.layer, job.mask.len()),
+            Job::Update(job) => (maps[job.maps[0].index()].layer, job.size(maps)),
         };
         let of = layers.entry(layer).or_default();
         of.0 += size;
-        of.1.push(at);
+        of.1.push((at, job));
     }
-    let mut pieces: Vec<Vec<usize>> = Vec::new();
+    let mut pieces: Vec<Vec<(usize, Job)>> = Vec::new();
     let mut room = 0;
     for (size, jobs) in layers.into_values() {
         if pieces.is_empty() || size > room {

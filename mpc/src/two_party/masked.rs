@@ -115,17 +115,28 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
                 vec![0; rows * cols],
             )));
         }
+        let shape = RingTensor::new(rows, cols, bits, Vec::new());
+        let f = |x: &RingTensor, y: &RingTensor| f(&x.data, &y.data, a);
+        self.unmasked(&shape, [x, y], f).map(Some)
+    }
+
+    /// `f(x, y)` of a bilinear `f`, from what was opened and shares of `f` of the masks.
+    fn unmasked(
+        &mut self,
+        shape: &RingTensor,
+        [x, y]: [&Opened; 2],
+        f: impl Fn(&RingTensor, &RingTensor) -> Vec<u64>,
+    ) -> ProtocolResult<RingTensor> {
         // Shares of r·s.
-        let mut out = RingTensor::new(rows, cols, bits, self.next_product()?);
+        let mut out = shape.with_data(self.next_product()?);
         // (x + r)·(y + s) - (x + r)·s - r·(y + s) + r·s; E0 adds the first.
-        let y_part = match self.gates.party() {
+        let part = match self.gates.party() {
             Party::E0 => &y.sum - &y.mask,
             Party::E1 => -&y.mask,
         };
-        out += f(&x.sum.data, &y_part.data, a).as_slice();
+        out += f(&x.sum, &part).as_slice();
         // r·(y + s), of this party's r.
-        let crossed = f(&x.mask.data, &y.sum.data, a);
-        Ok(Some(&out - &out.with_data(crossed)))
+        Ok(&out - &shape.with_data(f(&x.mask, &y.sum)))
     }
 
     /// The sum of squares of each row, if it was opened.
@@ -189,14 +200,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             }));
             return Ok(Some(shape.with_data(vec![0; x.mask.len()])));
         }
-        let mut out = shape.with_data(self.next_product()?);
-        // (x + r)·(y + s) - (x + r)·s - r·(y + s) + r·s; E0 adds the first.
-        let part = match self.gates.party() {
-            Party::E0 => &scale.sum - &scale.mask,
-            Party::E1 => -&scale.mask,
-        };
-        out += product(&x.sum, &part).as_slice();
-        Ok(Some(&out - &shape.with_data(product(&x.mask, &scale.sum))))
+        self.unmasked(&shape, [x, scale], product).map(Some)
     }
 
     /// `B·(A·x)` of every map that has factors, of rows that E1 sees masked. One message of E0's.

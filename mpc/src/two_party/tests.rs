@@ -363,6 +363,37 @@ fn two_texts_of_a_session_are_the_twins() {
     assert_eq!(rows, texts.map(|text| twin.embed(&text).unwrap()));
 }
 
+/// Values cannot tell it: every opening has a mask of its own, in its whole ring, in every step.
+#[test]
+fn no_mask_is_used_for_two_openings() {
+    let (public, _) = random_weights(&tiny_spec(), 1);
+    let bits = FactorBits { a: 8, b: 8 };
+    let mut engine: TwoParty = TwoParty::new(&public.spec, Gates::count(), None, bits);
+    engine.masks = Masks::Plan(Plan::new(Some(Party::E0)));
+    engine.begun = true;
+    let mut stock = Stock::new(engine, &public, None);
+    let mut seen = std::collections::HashSet::new();
+    for (rows, steps) in [(16, 1), (1, 5), (1, 3)] {
+        for job in stock.plan(rows, steps).unwrap() {
+            let masks = match job {
+                jobs::Job::Mask(mask) => vec![(mask.bits, mask.data)],
+                jobs::Job::Update(job) => vec![(job.bits, job.outer), (job.bits, job.inner)],
+                _ => continue,
+            };
+            for (bits, mask) in masks {
+                let high = mask.iter().filter(|v| **v >> (bits - 1) & 1 == 1).count();
+                assert!(
+                    mask.len() < 40 || (1..mask.len()).contains(&high),
+                    "{bits} bits"
+                );
+                assert!(mask.iter().all(|v| *v <= low_mask(bits)));
+                assert!(mask.into_iter().all(|v| bits < 40 || seen.insert(v)));
+            }
+        }
+    }
+    assert!(seen.len() > 10_000, "{} masks", seen.len());
+}
+
 /// E1 makes no more ahead than the shape allows, whatever E0 says.
 #[test]
 fn more_steps_than_can_be_prepared_are_refused() {
