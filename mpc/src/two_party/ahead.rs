@@ -44,8 +44,8 @@ use crate::{
     weights::PublicWeights,
 };
 
-/// Steps of one row that are prepared together, unless fewer are expected. E1's work for a
-/// preparation hardly depends on their number; the memory of what is kept does. More are refused.
+/// Steps of one row that are prepared together, unless fewer are expected. Most of the work of a
+/// preparation does not depend on their number; the memory of what is made does. More are refused.
 pub(super) const STEPS: usize = 32;
 
 /// What is opened because products take it.
