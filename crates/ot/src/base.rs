@@ -37,8 +37,12 @@ pub const BASE: usize = 128;
 
 const STEP: &str = "base transfers";
 const POINT_BYTES: usize = 32;
-const MAGIC: &[u8; 16] = b"marill base OT 1";
+/// Of the hash that gives keys.
+const KEYS: &[u8; 16] = b"marill base OT 1";
+/// Of what is kept.
+const MAGIC: &[u8; 16] = b"marill base OT 2";
 pub(crate) const ID_BYTES: usize = 16;
+const PROOF_BYTES: usize = 32;
 const SUM_BYTES: usize = 16;
 
 /// A key of a base transfer.
@@ -55,6 +59,18 @@ pub struct BaseOts {
     /// What it chose: bit `i` of `delta`, and the key of that bit.
     pub(crate) delta: u128,
     pub(crate) chosen: Vec<Key>,
+    /// Known to both parties and nobody else: shows that a peer has the other half of these.
+    proof: [u8; PROOF_BYTES],
+}
+
+/// Which base transfers: public, the same for both parties, another one for every pair of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BaseId(pub [u8; ID_BYTES]);
+
+impl std::fmt::Display for BaseId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl std::fmt::Debug for BaseOts {
@@ -107,7 +123,7 @@ fn checksum(body: &[u8]) -> [u8; SUM_BYTES] {
 fn key(sender: Party, number: usize, published: [&[u8]; 2], shared: &RistrettoPoint) -> Key {
     let shared = Zeroizing::new(shared.compress().to_bytes());
     let mut digest: [u8; 32] = Sha256::new()
-        .chain_update(MAGIC)
+        .chain_update(KEYS)
         .chain_update([sender as u8, number as u8])
         .chain_update(published[0])
         .chain_update(published[1])
@@ -168,13 +184,37 @@ impl BaseOts {
         if party == Party::E1 {
             published.swap(0, 1);
         }
+        let id = id_of(&published);
+        let shared = Zeroizing::new((*secret * peer).compress().to_bytes());
+        let proof = Sha256::new()
+            .chain_update(b"marill proof of base OTs")
+            .chain_update(id)
+            .chain_update(shared.as_slice());
         Ok(Self {
             party,
-            id: id_of(&published),
+            id,
             sent,
             delta,
             chosen,
+            proof: proof.finalize().into(),
         })
+    }
+
+    /// Which ones these are: a name to keep them under.
+    #[must_use]
+    pub fn name(&self) -> BaseId {
+        BaseId(self.id)
+    }
+
+    /// What only the two parties that made these can say about `challenge`.
+    pub(crate) fn proves(&self, who: Party, challenge: &[u8]) -> [u8; 16] {
+        let digest = Sha256::new()
+            .chain_update(b"marill proof of a party")
+            .chain_update([who as u8])
+            .chain_update(self.proof)
+            .chain_update(challenge)
+            .finalize();
+        *digest.first_chunk().expect("SHA-256 has 32 bytes")
     }
 
     /// Public and the same for both parties; another one for every pair of them.
@@ -213,16 +253,20 @@ impl BaseOts {
             chosen: chosen
                 .map(|(i, key)| derive(self.party.other(), i, key))
                 .collect(),
+            proof: self.proof,
         }
     }
 
-    /// What to keep between sessions: nothing else of one may be kept.
+    /// What to keep between sessions: nothing else of one may be kept. Whoever reads these bytes
+    /// reads past and future sessions: keep them where only their owner can read
+    /// ([`crate::keep`]).
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(Self::BYTES));
         bytes.extend(MAGIC);
         bytes.push(self.party as u8);
         bytes.extend(self.id);
+        bytes.extend(self.proof);
         bytes.extend(self.delta.to_le_bytes());
         bytes.extend(self.sent.as_flattened().as_flattened());
         bytes.extend(self.chosen.as_flattened());
@@ -231,7 +275,7 @@ impl BaseOts {
         bytes
     }
 
-    const BYTES: usize = MAGIC.len() + 1 + ID_BYTES + 16 + BASE * 3 * 16 + SUM_BYTES;
+    const BYTES: usize = MAGIC.len() + 1 + ID_BYTES + PROOF_BYTES + 16 + BASE * 3 * 16 + SUM_BYTES;
 
     /// Reads what [`Self::to_bytes`] wrote.
     ///
@@ -255,6 +299,7 @@ impl BaseOts {
             _ => return Err(OtError::Saved("they are of neither party")),
         };
         let (id, rest) = rest[1..].split_at(ID_BYTES);
+        let (proof, rest) = rest.split_at(PROOF_BYTES);
         let (blocks, _) = rest[..rest.len() - SUM_BYTES].as_chunks::<16>();
         let (sent, chosen) = blocks[1..].split_at(2 * BASE);
         Ok(Self {
@@ -263,6 +308,7 @@ impl BaseOts {
             delta: u128::from_le_bytes(blocks[0]),
             sent: sent.as_chunks().0.to_vec(),
             chosen: chosen.to_vec(),
+            proof: *proof.first_chunk().expect("a proof is there"),
         })
     }
 }

@@ -2,11 +2,12 @@
 //! hashed to bits, correlated transfers modulo a power of two, bit triples.
 //!
 //! # Functionality
-//! The parties E0 and E1 hold base transfers ([`base`]), made once. A [`Session`] expands them to
-//! any number of correlated transfers in both directions ([`softspoken`], [`silent`]; both parties
-//! name the same one, [`plan`]), hashes those at once to the bits that a protocol needs
-//! ([`stock`]), and spends them ([`transfer`]). What depends on no input can be made before an
-//! input is there ([`Session::prepare`]); what is missing is made when it is asked for.
+//! The parties E0 and E1 hold base transfers ([`base`]), made once and kept ([`keep`]). A
+//! [`Session`] expands them to any number of correlated transfers in both directions
+//! ([`softspoken`], [`silent`]; both parties name the same one, [`plan`], or let link and machines
+//! choose, [`choose`]), hashes those at once to the bits that a protocol needs ([`stock`]), and
+//! spends them ([`transfer`]). What depends on no input can be made before an input is there
+//! ([`Session::prepare`]); what is missing is made when it is asked for.
 //!
 //! # Security
 //! Semi-honest, 128 bits computational; transfers have no statistical error. A source of transfers
@@ -22,11 +23,13 @@
 
 pub mod base;
 pub mod bits;
+pub mod choose;
 mod error;
 mod ggm;
 pub mod hash;
 #[cfg(feature = "insecure-ideal")]
 pub mod insecure;
+pub mod keep;
 pub mod link;
 pub mod plan;
 pub mod session;
@@ -38,8 +41,9 @@ pub mod transfer;
 mod transpose;
 pub mod world;
 
-pub use base::BaseOts;
+pub use base::{BaseId, BaseOts};
 pub use bits::{BitReader, BitWriter, Bits};
+pub use choose::{Choice, Chosen, Conditions};
 pub use error::OtError;
 pub use link::{Link, Party, Phase, Traffic};
 pub use plan::{AnySource, Extension, Plan};

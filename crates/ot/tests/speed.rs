@@ -1,8 +1,9 @@
-//! Silent transfers per second of processor time, party by party; measured, not asserted. Run one
+//! Transfers per second of processor time, party by party; measured, not asserted. Run one
 //! at a time: `cargo test -p marill-ot --test speed -- --ignored --nocapture`.
 
 use marill_ot::{
-    BaseOts, Link, LpnSet, Party, Phase, Plan, Source,
+    BaseOts, Extension, Link, LpnSet, Party, Phase, Plan, Source,
+    softspoken::GroupBits,
     source::{ChosenCots, Segments, SentCots, Sink},
     world::{MemoryEnd, run},
 };
@@ -32,7 +33,7 @@ fn worked() -> f64 {
 }
 
 /// Millions a second and bits each, E0 sends.
-fn rate(mut link: Link<MemoryEnd>, set: LpnSet) -> (f64, f64, f64) {
+fn rate(mut link: Link<MemoryEnd>, set: impl Plan) -> (f64, f64, f64) {
     let n = 1 << 24;
     let own = link.party() == Party::E0;
     let base = BaseOts::establish(&mut link).unwrap();
@@ -54,18 +55,15 @@ fn rate(mut link: Link<MemoryEnd>, set: LpnSet) -> (f64, f64, f64) {
 
 #[test]
 #[ignore = "measures; takes seconds"]
-fn silent_transfers_per_second_of_a_processor() {
-    for set in LpnSet::ALL {
+fn transfers_per_second_of_a_processor() {
+    let groups = [GroupBits::Two, GroupBits::Four, GroupBits::Eight];
+    let all = groups.map(Extension::SoftSpoken).into_iter();
+    for set in all.chain(LpnSet::ALL.map(Extension::Silent)) {
         for _ in 0..3 {
             let (sender, chooser) = run(|link| rate(link, set), |link| rate(link, set));
             println!(
                 "{}: sender {:.1} M/s, chooser {:.1} M/s, {:.3} bits; set-up {:.0} and {:.0} ms",
-                set.name(),
-                sender.0,
-                chooser.0,
-                sender.1,
-                sender.2,
-                chooser.2
+                set, sender.0, chooser.0, sender.1, sender.2, chooser.2
             );
         }
     }
