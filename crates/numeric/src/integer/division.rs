@@ -26,11 +26,11 @@ pub struct DivisionTables {
 
 impl DivisionTables {
     /// # Panics
-    /// When there are not 4 to 32 bits, or products of more than 64.
+    /// When there are not 6 to 46 bits, or products of more than 64.
     #[must_use]
     pub fn new(bits: u32, out_bits: u32, out_scale: u32) -> Self {
         assert!(
-            (6..=32).contains(&bits) && (4..=28).contains(&out_bits) && out_scale < out_bits,
+            (6..=46).contains(&bits) && (4..=28).contains(&out_bits) && out_scale < out_bits,
             "{bits} bits to {out_bits} at scale {out_scale}"
         );
         // Half of this many bits are right at first, a line doubles them.

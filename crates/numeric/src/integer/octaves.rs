@@ -36,12 +36,12 @@ pub struct OctaveTables {
 
 impl OctaveTables {
     /// # Panics
-    /// When there are not 4 to 40 bits, a line does not fit 64, or its index not 14.
+    /// When there are not 4 to 64 bits, a line does not fit 64, or its index not 14.
     #[must_use]
     pub fn new(power: Power, width: (u32, u32), out: (u32, u32), mantissa: u32) -> Self {
         let bits = width.0;
         assert!(
-            (4..=40).contains(&bits) && (2..=8).contains(&mantissa) && mantissa + 2 < bits,
+            (4..=64).contains(&bits) && (2..=8).contains(&mantissa) && mantissa + 2 < bits,
             "{bits} bits with {mantissa} of mantissa"
         );
         let mut tables = Self {
@@ -114,9 +114,10 @@ impl OctaveTables {
             }
             Power::Sqrt => {
                 let shift = 2 * out;
-                let wide = x << shift.min(80);
+                let room = 80.min(126 - self.bits) & !1;
+                let wide = x << shift.min(room);
                 let root = (wide >> self.scale).isqrt();
-                root << (shift.saturating_sub(80) / 2)
+                root << (shift.saturating_sub(room) / 2)
             }
         };
         (value as i128).min(largest)
@@ -153,7 +154,8 @@ impl OctaveTables {
         let sign = if self.falls() { -1 } else { 1 };
         let places = (last - first).min(64);
         let residuals = (0..=places).map(|k| {
-            let x = first + ((last - first) * k).checked_div(places).unwrap_or(0);
+            let along = u128::from(last - first) * u128::from(k);
+            let x = first + along.checked_div(places.into()).unwrap_or(0) as u64;
             self.exact(x) - sign * slope * i128::from(x)
         });
         let ends = residuals.fold((i128::MAX, i128::MIN), |(l, h), r| (l.min(r), h.max(r)));

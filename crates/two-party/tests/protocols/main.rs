@@ -189,7 +189,7 @@ fn wide_values_and_corners_are_exact() {
 #[ignore = "takes minutes; CI runs the corners above"]
 fn a_million_wide_values_are_exact() {
     let world = World::new();
-    for (bits, shift) in [(32, 12), (37, 12), (64, 12)] {
+    for (bits, shift) in [(32, 12), (37, 12), (41, 12), (64, 12)] {
         wide(&world, bits, shift, Radix::Four, 1_000_000);
     }
 }

@@ -54,7 +54,13 @@ fn division_equals_its_integer_program() {
 #[test]
 fn division_is_exact_at_other_widths() {
     let world = World::new();
-    for (bits, out_bits, out_scale) in [(12, 16, 8), (24, 20, 16), (32, 22, 20), (8, 12, 11)] {
+    for (bits, out_bits, out_scale) in [
+        (12, 16, 8),
+        (24, 20, 16),
+        (32, 22, 20),
+        (8, 12, 11),
+        (41, 16, 14),
+    ] {
         let protocol = Divide::new(bits, out_bits, out_scale, Radix::Sixteen);
         let of = |k: u32| Values::of(k, 12);
         let [a, b] = pairs(bits, &(1..bits).flat_map(of).collect::<Vec<_>>());
@@ -66,7 +72,7 @@ fn division_is_exact_at_other_widths() {
 #[ignore = "minutes; fewer of them are above"]
 fn a_million_quotients_are_exact() {
     let world = World::new();
-    for (bits, out_bits, out_scale) in [(16, 16, 14), (32, 22, 20)] {
+    for (bits, out_bits, out_scale) in [(16, 16, 14), (32, 22, 20), (37, 16, 14), (41, 16, 14)] {
         let protocol = Divide::new(bits, out_bits, out_scale, Radix::Four);
         let [a, b] = pairs(bits, &Values::of(bits, 1_000_000));
         for (a, b) in a.chunks(1 << 16).zip(b.chunks(1 << 16)) {

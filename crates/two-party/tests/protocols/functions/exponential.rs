@@ -67,7 +67,9 @@ fn a_million_exponentials_are_exact() {
     let world = World::new();
     for bits in [32, 37, 41, 64] {
         for batch in Values::of(bits, 1_000_000).chunks(1 << 15) {
-            equals(&world, (bits, bits - 6), (32, 12), batch);
+            // The integer program has scales of 30 bits at most.
+            let scale = 30.min(bits - 6);
+            equals(&world, (bits, scale), (32, 12), batch);
         }
     }
 }

@@ -53,6 +53,8 @@ fn powers_of_wide_numbers_are_exact() {
             (37, 12, 24, 10, 5),
             (8, 4, 50, 20, 2),
             (40, 30, 28, 13, 8),
+            (41, 20, 24, 12, 6),
+            (64, 30, 9, 4, 8),
         ] {
             let number = (bits, scale);
             let out = (out, out_scale);
@@ -85,8 +87,15 @@ fn powers_are_exact_at_all_scales() {
 fn a_million_powers_are_exact() {
     let world = World::new();
     for power in POWERS {
-        for (bits, out) in [(32, 32), (37, 26)] {
-            let protocol = Octaves::new(power, (bits, 20), (out, 12), 5, Radix::Four);
+        // A line of 64 bits in all: a wider number leaves fewer bits to the result.
+        for (bits, out, out_scale, mantissa) in [
+            (32, 32, 12, 5),
+            (37, 26, 12, 5),
+            (41, 24, 12, 6),
+            (64, 9, 4, 8),
+        ] {
+            let out = (out, out_scale);
+            let protocol = Octaves::new(power, (bits, 20), out, mantissa, Radix::Four);
             for batch in Values::of(bits - 1, 1_000_000).chunks(1 << 16) {
                 equals(&world, &protocol, batch);
             }
