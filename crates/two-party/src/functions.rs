@@ -2,8 +2,8 @@
 //! division. Each equals its integer program ([`marill_numeric::integer`]) bit for bit, which says
 //! how far that is from the exact value.
 //!
-//! A function's one-hot vectors depend on no input: `prepare` makes them, `run_with` spends them,
-//! and `run` does both.
+//! A function's one-hot vectors depend on no input ([`Function`]): `prepare` makes them, `run_with`
+//! spends them, and `run` does both.
 
 mod curve;
 mod divide;
@@ -13,10 +13,106 @@ mod octaves;
 mod place;
 
 use marill_net::Channel;
-use marill_ot::{Session, Source};
+use marill_ot::{Needs, OtError, Session, Source};
 
 pub use self::{curve::Curve, divide::Divide, exp::Exp, octaves::Octaves};
-use crate::{Bits, Run, lookup::OneHots};
+use crate::{Bits, Cost, Run, lookup::OneHots};
+
+/// What a function takes: numbers, or numerators and divisors.
+pub trait Batch: Copy {
+    /// Instances.
+    fn n(self) -> usize;
+}
+
+impl Batch for &[u64] {
+    fn n(self) -> usize {
+        self.len()
+    }
+}
+
+impl Batch for [&[u64]; 2] {
+    fn n(self) -> usize {
+        assert_eq!(
+            self[0].len(),
+            self[1].len(),
+            "as many of one as of the other"
+        );
+        self[0].len()
+    }
+}
+
+/// A function of shared numbers, by tables whose vectors can be made before.
+pub trait Function {
+    type Inputs<'a>: Batch;
+
+    /// Widths of the indices of its tables, of one instance.
+    fn index_widths(&self) -> Vec<u32>;
+
+    /// Transfers of [`Self::run_with`].
+    fn online_needs(&self, n: usize) -> Needs;
+
+    /// Messages of [`Self::run_with`].
+    #[must_use]
+    fn cost(&self, n: usize) -> Cost;
+
+    /// [`Self::run`] with vectors of [`Self::prepare`].
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When the material is of another batch, or inputs differ in number.
+    fn run_with<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        inputs: Self::Inputs<'_>,
+        material: Prepared,
+    ) -> Result<Vec<u64>, OtError>;
+
+    /// One-hot vectors for `n` instances.
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    fn prepare<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        n: usize,
+    ) -> Result<Prepared, OtError> {
+        Prepared::make(session, &self.index_widths(), n)
+    }
+
+    /// Additive shares of the function.
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When inputs differ in number.
+    fn run<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        inputs: Self::Inputs<'_>,
+    ) -> Result<Vec<u64>, OtError> {
+        let n = inputs.n();
+        session.ensure(&self.needs(n))?;
+        let material = self.prepare(session, n)?;
+        self.run_with(session, inputs, material)
+    }
+
+    /// All transfers, those of the vectors too.
+    #[must_use]
+    fn needs(&self, n: usize) -> Needs {
+        let mut needs = Prepared::needs(&self.index_widths(), n);
+        needs.merge(&self.online_needs(n));
+        needs
+    }
+
+    /// Messages of [`Self::prepare`].
+    #[must_use]
+    fn offline_cost(&self, n: usize) -> Cost {
+        Prepared::cost(&self.index_widths(), n)
+    }
+}
 
 /// One-hot vectors of one batch, made before its inputs are there.
 pub struct Prepared(Vec<OneHots>);
@@ -42,15 +138,15 @@ impl Prepared {
         Ok(Self(made))
     }
 
-    fn cost(widths: &[u32], n: usize) -> crate::Cost {
+    fn cost(widths: &[u32], n: usize) -> Cost {
         let chunks = widths.chunk_by(|a, b| a == b);
-        chunks.fold(crate::Cost::none(), |cost, same| {
+        chunks.fold(Cost::none(), |cost, same| {
             cost + OneHots::cost(same[0], same.len() * n)
         })
     }
 
-    fn needs(widths: &[u32], n: usize) -> marill_ot::Needs {
-        let mut needs = marill_ot::Needs::none();
+    fn needs(widths: &[u32], n: usize) -> Needs {
+        let mut needs = Needs::none();
         widths
             .iter()
             .for_each(|width| needs.merge(&OneHots::needs(*width, n)));

@@ -64,7 +64,7 @@ pub use self::{
     digits::{Decompose, Digits, Parts},
     divide_by::DivideBy,
     extend::{Extend, Reading},
-    functions::{Curve, Divide, Exp, Octaves, Prepared},
+    functions::{Batch, Curve, Divide, Exp, Function, Octaves, Prepared},
     pool::{ArgMax, Average, Maximum, Windows},
     product::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct, Product,

@@ -31,7 +31,7 @@ use marill_ot::{
     transfer::{And, and},
 };
 
-use super::{Prepared, line::Line, place::Place};
+use super::{Function, Prepared, line::Line, place::Place};
 use crate::{
     Bits, Cost, Digits, Multiplex, Radix, Run, ToRing, TruncateReduce, at_first,
     convert::words::{round, total},
@@ -146,71 +146,6 @@ impl Curve {
         Multiplex { bits }
     }
 
-    /// One-hot vectors for `n` numbers.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn prepare<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        n: usize,
-    ) -> Result<Prepared, OtError> {
-        Prepared::make(session, &[self.tables.index], n)
-    }
-
-    /// Additive shares of the function.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn run<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        shares: &[u64],
-    ) -> Result<Vec<u64>, OtError> {
-        session.ensure(&self.needs(shares.len()))?;
-        let material = self.prepare(session, shares.len())?;
-        self.run_with(session, shares, material)
-    }
-
-    /// [`Self::run`] with vectors of [`Self::prepare`].
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    ///
-    /// # Panics
-    /// When the material is of another batch.
-    pub fn run_with<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        shares: &[u64],
-        material: Prepared,
-    ) -> Result<Vec<u64>, OtError> {
-        let place = self.place(session, shares)?;
-        let tables = self.entries();
-        let query = Query {
-            index: Index::Sum(&place.index),
-            tables: &tables,
-            one_hots: material.of(shares.len()).remove(0),
-        };
-        let entries = words(session, vec![query])?.remove(0);
-        let above = place.clipped.iter().map(|[_, above]| (self.tail(), above));
-        let above: Vec<(ToRing, &Bits)> = above.collect();
-        let (lines, tails) = self
-            .line()
-            .run(session, &entries, &place.distance, &above)?;
-        let mut out = self.cut().run(session, &lines)?;
-        if let Some([inside, _]) = &place.clipped {
-            out = self.choice().run(session, inside, &out)?;
-            for (out, tail) in out.iter_mut().zip(&tails[0]) {
-                *out = out.wrapping_add(tail << self.tables.span());
-            }
-        }
-        let bias = at_first(session, self.tables.bias(), 0);
-        out.iter_mut()
-            .for_each(|out| *out = out.wrapping_sub(bias) & low_mask(self.out_bits));
-        Ok(out)
-    }
-
     fn entries(&self) -> [Table<'_>; 2] {
         let [value, slope] = self.tables.widths();
         let table = |entries, out_bits| Table { entries, out_bits };
@@ -252,10 +187,49 @@ impl Curve {
             clipped: Some([parts.inside, above]),
         })
     }
+}
 
-    #[must_use]
-    pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Prepared::needs(&[self.tables.index], n);
+impl Function for Curve {
+    type Inputs<'a> = &'a [u64];
+
+    fn index_widths(&self) -> Vec<u32> {
+        vec![self.tables.index]
+    }
+
+    fn run_with<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        shares: &[u64],
+        material: Prepared,
+    ) -> Result<Vec<u64>, OtError> {
+        let place = self.place(session, shares)?;
+        let tables = self.entries();
+        let query = Query {
+            index: Index::Sum(&place.index),
+            tables: &tables,
+            one_hots: material.of(shares.len()).remove(0),
+        };
+        let entries = words(session, vec![query])?.remove(0);
+        let above = place.clipped.iter().map(|[_, above]| (self.tail(), above));
+        let above: Vec<(ToRing, &Bits)> = above.collect();
+        let (lines, tails) = self
+            .line()
+            .run(session, &entries, &place.distance, &above)?;
+        let mut out = self.cut().run(session, &lines)?;
+        if let Some([inside, _]) = &place.clipped {
+            out = self.choice().run(session, inside, &out)?;
+            for (out, tail) in out.iter_mut().zip(&tails[0]) {
+                *out = out.wrapping_add(tail << self.tables.span());
+            }
+        }
+        let bias = at_first(session, self.tables.bias(), 0);
+        out.iter_mut()
+            .for_each(|out| *out = out.wrapping_sub(bias) & low_mask(self.out_bits));
+        Ok(out)
+    }
+
+    fn online_needs(&self, n: usize) -> Needs {
+        let mut needs = Needs::none();
         if self.tables.clips() {
             needs.merge(&self.digits().needs(n));
             needs.add_triples(1, n);
@@ -269,15 +243,7 @@ impl Curve {
         needs
     }
 
-    /// Messages of [`Self::prepare`].
-    #[must_use]
-    pub fn offline_cost(&self, n: usize) -> Cost {
-        Prepared::cost(&[self.tables.index], n)
-    }
-
-    /// Messages of [`Self::run_with`].
-    #[must_use]
-    pub fn cost(&self, n: usize) -> Cost {
+    fn cost(&self, n: usize) -> Cost {
         let index = words_cost(&[self.tables.index], n);
         let line = self.line().bits();
         if !self.tables.clips() {

@@ -23,7 +23,7 @@ use marill_net::Channel;
 use marill_numeric::integer::DivisionTables;
 use marill_ot::{Needs, OtError, Session, Source};
 
-use super::{Prepared, line::Line, place::Place};
+use super::{Function, Prepared, line::Line, place::Place};
 use crate::{
     Cost, Extend, Factor, LeadingOne, MixedProduct, Radix, Reading, Run, ToBits, TruncateReduce,
     conversions,
@@ -122,45 +122,41 @@ impl Divide {
         }
     }
 
-    /// One-hot vectors for `n` quotients.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn prepare<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        n: usize,
-    ) -> Result<Prepared, OtError> {
-        Prepared::make(session, &[self.tables.index], n)
-    }
-
-    /// Additive shares of `a/b`.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn run<C: Channel, S: Source>(
+    /// Divisor and numerator times the power of two that moves the divisor's leading one to its
+    /// highest place.
+    fn normalized<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         a: &[u64],
         b: &[u64],
-    ) -> Result<Vec<u64>, OtError> {
-        session.ensure(&self.needs(a.len()))?;
-        let material = self.prepare(session, a.len())?;
-        self.run_with(session, a, b, material)
+    ) -> Run<[Vec<u64>; 2]> {
+        let (to_bits, leading) = self.leading();
+        let bits = to_bits.run(session, b)?;
+        let mut power = leading.run(session, &bits)?.one_hot;
+        power.reverse();
+        let [of_divisor, of_numerator] = self.normalizing();
+        let mut list = of_divisor.times(&power, b);
+        list.extend(of_numerator.times(&power, a));
+        let [_, mut divisor] = conversions(session, &[], &list)?;
+        let numerator = divisor.split_off(of_divisor.count());
+        Ok([
+            of_divisor.weighted(&divisor),
+            of_numerator.weighted(&numerator),
+        ])
+    }
+}
+
+impl Function for Divide {
+    type Inputs<'a> = [&'a [u64]; 2];
+
+    fn index_widths(&self) -> Vec<u32> {
+        vec![self.tables.index]
     }
 
-    /// [`Self::run`] with vectors of [`Self::prepare`].
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    ///
-    /// # Panics
-    /// When the material is of another batch, or there are not as many numerators as divisors.
-    pub fn run_with<C: Channel, S: Source>(
+    fn run_with<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
-        a: &[u64],
-        b: &[u64],
+        [a, b]: [&[u64]; 2],
         material: Prepared,
     ) -> Result<Vec<u64>, OtError> {
         assert_eq!(a.len(), b.len(), "as many numerators as divisors");
@@ -185,32 +181,8 @@ impl Divide {
         self.cut().run(session, &products)
     }
 
-    /// Divisor and numerator times the power of two that moves the divisor's leading one to its
-    /// highest place.
-    fn normalized<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        a: &[u64],
-        b: &[u64],
-    ) -> Run<[Vec<u64>; 2]> {
-        let (to_bits, leading) = self.leading();
-        let bits = to_bits.run(session, b)?;
-        let mut power = leading.run(session, &bits)?.one_hot;
-        power.reverse();
-        let [of_divisor, of_numerator] = self.normalizing();
-        let mut list = of_divisor.times(&power, b);
-        list.extend(of_numerator.times(&power, a));
-        let [_, mut divisor] = conversions(session, &[], &list)?;
-        let numerator = divisor.split_off(of_divisor.count());
-        Ok([
-            of_divisor.weighted(&divisor),
-            of_numerator.weighted(&numerator),
-        ])
-    }
-
-    #[must_use]
-    pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Prepared::needs(&[self.tables.index], n);
+    fn online_needs(&self, n: usize) -> Needs {
+        let mut needs = Needs::none();
         let (to_bits, leading) = self.leading();
         for words in self.normalizing() {
             needs.merge(&words.times_needs(n));
@@ -230,15 +202,7 @@ impl Divide {
         needs
     }
 
-    /// Messages of [`Self::prepare`].
-    #[must_use]
-    pub fn offline_cost(&self, n: usize) -> Cost {
-        Prepared::cost(&[self.tables.index], n)
-    }
-
-    /// Messages of [`Self::run_with`].
-    #[must_use]
-    pub fn cost(&self, n: usize) -> Cost {
+    fn cost(&self, n: usize) -> Cost {
         let (to_bits, leading) = self.leading();
         let normalizing = self.normalizing().map(|words| words.times_bits());
         self.extension().cost(n)

@@ -22,7 +22,7 @@ use marill_net::Channel;
 use marill_numeric::integer::ExpTables;
 use marill_ot::{Needs, OtError, Session, Source};
 
-use super::{Prepared, planes};
+use super::{Function, Prepared, planes};
 use crate::{
     Bits, Cost, Decompose, Factor, MixedProduct, Radix, Reading, Run, Truncate, conversions,
     convert::words::{Words, round},
@@ -140,61 +140,6 @@ impl Exp {
         levels
     }
 
-    /// One-hot vectors for `n` numbers.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn prepare<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        n: usize,
-    ) -> Result<Prepared, OtError> {
-        Prepared::make(session, &self.tables.widths, n)
-    }
-
-    /// Additive shares of `exp(-z)`.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn run<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        shares: &[u64],
-    ) -> Result<Vec<u64>, OtError> {
-        session.ensure(&self.needs(shares.len()))?;
-        let material = self.prepare(session, shares.len())?;
-        self.run_with(session, shares, material)
-    }
-
-    /// [`Self::run`] with vectors of [`Self::prepare`].
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    ///
-    /// # Panics
-    /// When the material is of another batch.
-    pub fn run_with<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        shares: &[u64],
-        material: Prepared,
-    ) -> Result<Vec<u64>, OtError> {
-        let one_hots = material.of(shares.len());
-        let digits = self.digits().run(session, shares)?;
-        let tables: Vec<[Table<'_>; 1]> =
-            self.tables.tables.iter().map(|t| self.table(t)).collect();
-        let queries = digits.iter().zip(&tables).zip(one_hots);
-        let queries = queries.map(|((digit, tables), one_hots)| Query {
-            index: Index::Sum(digit),
-            tables,
-            one_hots,
-        });
-        let entries = words(session, queries.collect())?;
-        let width = self.tables.entry_bits();
-        let entries: Vec<Vec<Bits>> = entries.iter().map(|e| planes(&e[0], width)).collect();
-        self.multiplied(session, &entries)
-    }
-
     fn table<'a>(&self, entries: &'a [u64]) -> [Table<'a>; 1] {
         let out_bits = self.tables.entry_bits();
         [Table { entries, out_bits }]
@@ -259,10 +204,39 @@ impl Exp {
         let cut = self.cut(last).run(session, &products.concat())?;
         Ok(cut.chunks(n).map(<[u64]>::to_vec).collect())
     }
+}
 
-    #[must_use]
-    pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Prepared::needs(&self.tables.widths, n);
+impl Function for Exp {
+    type Inputs<'a> = &'a [u64];
+
+    fn index_widths(&self) -> Vec<u32> {
+        self.tables.widths.clone()
+    }
+
+    fn run_with<C: Channel, S: Source>(
+        &self,
+        session: &mut Session<C, S>,
+        shares: &[u64],
+        material: Prepared,
+    ) -> Result<Vec<u64>, OtError> {
+        let one_hots = material.of(shares.len());
+        let digits = self.digits().run(session, shares)?;
+        let tables: Vec<[Table<'_>; 1]> =
+            self.tables.tables.iter().map(|t| self.table(t)).collect();
+        let queries = digits.iter().zip(&tables).zip(one_hots);
+        let queries = queries.map(|((digit, tables), one_hots)| Query {
+            index: Index::Sum(digit),
+            tables,
+            one_hots,
+        });
+        let entries = words(session, queries.collect())?;
+        let width = self.tables.entry_bits();
+        let entries: Vec<Vec<Bits>> = entries.iter().map(|e| planes(&e[0], width)).collect();
+        self.multiplied(session, &entries)
+    }
+
+    fn online_needs(&self, n: usize) -> Needs {
+        let mut needs = Needs::none();
         needs.merge(&self.digits().needs(n));
         for i in (0..self.count()).step_by(2) {
             needs.merge(&self.entry(i).ring_needs(n));
@@ -281,15 +255,7 @@ impl Exp {
         needs
     }
 
-    /// Messages of [`Self::prepare`].
-    #[must_use]
-    pub fn offline_cost(&self, n: usize) -> Cost {
-        Prepared::cost(&self.tables.widths, n)
-    }
-
-    /// Messages of [`Self::run_with`].
-    #[must_use]
-    pub fn cost(&self, n: usize) -> Cost {
+    fn cost(&self, n: usize) -> Cost {
         let mut cost = self.digits().cost(n) + words_cost(&self.tables.widths, n);
         let lower = (0..self.count()).step_by(2);
         cost += round(lower.map(|i| self.entry(i).ring_bits()), n);

@@ -28,7 +28,7 @@ use marill_ot::{
     transfer::{And, and},
 };
 
-use super::{Prepared, line::Line};
+use super::{Function, Prepared, line::Line};
 use crate::{
     Bits, Cost, Extend, Leading, LeadingOne, Radix, Reading, Run, ToBits, TruncateReduce,
     convert::words::round,
@@ -100,41 +100,16 @@ impl Octaves {
             radix: self.radix,
         }
     }
+}
 
-    /// One-hot vectors for `n` numbers.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn prepare<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        n: usize,
-    ) -> Result<Prepared, OtError> {
-        Prepared::make(session, &[self.tables.index()], n)
+impl Function for Octaves {
+    type Inputs<'a> = &'a [u64];
+
+    fn index_widths(&self) -> Vec<u32> {
+        vec![self.tables.index()]
     }
 
-    /// Additive shares of the power.
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    pub fn run<C: Channel, S: Source>(
-        &self,
-        session: &mut Session<C, S>,
-        shares: &[u64],
-    ) -> Result<Vec<u64>, OtError> {
-        session.ensure(&self.needs(shares.len()))?;
-        let material = self.prepare(session, shares.len())?;
-        self.run_with(session, shares, material)
-    }
-
-    /// [`Self::run`] with vectors of [`Self::prepare`].
-    ///
-    /// # Errors
-    /// Those of [`Session`].
-    ///
-    /// # Panics
-    /// When the material is of another batch.
-    pub fn run_with<C: Channel, S: Source>(
+    fn run_with<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
@@ -161,9 +136,8 @@ impl Octaves {
         self.cut().run(session, &lines)
     }
 
-    #[must_use]
-    pub fn needs(&self, n: usize) -> Needs {
-        let mut needs = Prepared::needs(&[self.tables.index()], n);
+    fn online_needs(&self, n: usize) -> Needs {
+        let mut needs = Needs::none();
         let place = self.place();
         for more in [
             self.extension().needs(n),
@@ -176,15 +150,7 @@ impl Octaves {
         needs
     }
 
-    /// Messages of [`Self::prepare`].
-    #[must_use]
-    pub fn offline_cost(&self, n: usize) -> Cost {
-        Prepared::cost(&[self.tables.index()], n)
-    }
-
-    /// Messages of [`Self::run_with`].
-    #[must_use]
-    pub fn cost(&self, n: usize) -> Cost {
+    fn cost(&self, n: usize) -> Cost {
         self.extension().cost(n)
             + self.place().cost(n)
             + words_cost(&[self.tables.index()], n)

@@ -1,7 +1,7 @@
 //! Sigmoid and tangent at several widths and scales.
 
 use marill_numeric::integer::Shape;
-use marill_two_party::{Curve, Radix};
+use marill_two_party::{Curve, Function, Radix};
 
 use super::{Declared, outputs, scales, spread};
 use crate::world::{Values, World, split};

@@ -1,7 +1,7 @@
 //! Division of secrets by secrets.
 
 use marill_numeric::fixed::low_mask;
-use marill_two_party::{Divide, Radix};
+use marill_two_party::{Divide, Function, Radix};
 
 use super::{Declared, outputs};
 use crate::world::{Values, World, split};
@@ -18,7 +18,7 @@ fn equals(world: &World, protocol: &Divide, a: &[u64], b: &[u64]) {
     let name = format!("division of {} bits", tables.bits);
     let found = outputs(world, &declared, tables.out_bits, &name, |session| {
         let party = session.party() as usize;
-        protocol.run(session, &shares[0][party], &shares[1][party])
+        protocol.run(session, [&shares[0][party], &shares[1][party]])
     });
     for (i, got) in found.into_iter().enumerate() {
         let expected = tables.at(a[i], b[i]);

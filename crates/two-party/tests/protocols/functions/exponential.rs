@@ -1,6 +1,6 @@
 //! `exp(-z)` at several widths and scales.
 
-use marill_two_party::{Exp, Radix};
+use marill_two_party::{Exp, Function, Radix};
 
 use super::{Declared, outputs, scales, spread};
 use crate::world::{Values, World, split};

@@ -1,7 +1,7 @@
 //! Roots and reciprocals at several widths and scales.
 
 use marill_numeric::integer::Power;
-use marill_two_party::{Octaves, Radix};
+use marill_two_party::{Function, Octaves, Radix};
 
 use super::{Declared, outputs, spread};
 use crate::world::{Values, World, split};

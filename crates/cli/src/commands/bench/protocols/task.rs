@@ -14,8 +14,8 @@ use marill_ot::{
     transfer::{Cot, Side, cot_needs, cots},
 };
 use marill_two_party::{
-    Curve, Divide, Exp, Factor, Greater, Maximum, MixedProduct, Octaves, Product, Radix, Reading,
-    Relu, ReluTruncate, Shift, Sign, TruncateReduce,
+    Curve, Divide, Exp, Factor, Function, Greater, Maximum, MixedProduct, Octaves, Product, Radix,
+    Reading, Relu, ReluTruncate, Shift, Sign, TruncateReduce,
     lookup::{OneHots, SharedBits, Table, lookup},
 };
 
@@ -311,7 +311,7 @@ impl Task {
             Self::InverseSqrt(root) => root.run(session, own),
             Self::Divide(divide) => {
                 let (a, b) = own.split_at(own.len() / 2);
-                divide.run(session, a, b)
+                divide.run(session, [a, b])
             }
             Self::MaxPool(pool) => {
                 let lists = own.chunks(own.len() / pool.count);
