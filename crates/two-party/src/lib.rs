@@ -24,6 +24,8 @@
 //! | zero and sign extension | [`Extend`] |
 //! | products of secrets | [`Product`], [`CrossTerm`] |
 //! | products of different widths, of matrices too | [`MixedProduct`], [`MixedMatrix`] |
+//! | products under masks that are made ahead | [`OpenedProduct`] |
+//! | random words known bit by bit and in the ring | [`lookup::SharedBits`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
 //! | exponential; sigmoid and tangent | [`Exp`]; [`Curve`] |
@@ -67,8 +69,8 @@ pub use self::{
     functions::{Batch, Curve, Divide, Exp, Function, Octaves, Prepared},
     pool::{ArgMax, Average, Maximum, Windows},
     product::{
-        Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct, Product,
-        combinations, combinations_cost,
+        Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct,
+        OpenedProduct, Product, Triples, combinations, combinations_cost,
     },
     relu::{Relu, ReluCapped, ReluTruncate},
     truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},

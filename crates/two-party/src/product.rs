@@ -16,6 +16,7 @@
 mod combination;
 mod matrix;
 mod mixed;
+mod opened;
 
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
@@ -28,6 +29,7 @@ pub use self::{
     combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost},
     matrix::MixedMatrix,
     mixed::{Factor, MixedProduct},
+    opened::{OpenedProduct, Triples},
 };
 use crate::Cost;
 
