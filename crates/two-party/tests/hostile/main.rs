@@ -16,7 +16,7 @@ use marill_ot::{
     world::{Fault, FaultyEnd, LIMIT, memory_ends, run, run_on},
 };
 
-use protocols::{PROTOCOLS, Protocol};
+use self::protocols::{PROTOCOLS, Protocol};
 
 /// Base transfers of both parties, as both keep them.
 fn bases() -> [Vec<u8>; 2] {
@@ -108,7 +108,7 @@ fn fair(what: &str, ones: u32, bits: usize) {
     );
 }
 
-/// An uninitialised mask would leave a constant, or the input itself, in a message; inputs are the
+/// An uninitialized mask would leave a constant, or the input itself, in a message; inputs are the
 /// same in both sessions.
 fn looks_random(bases: &[Vec<u8>; 2], name: &str, protocol: Protocol) {
     let [first, second] = [(); 2].map(|()| ran(bases, protocol, MANY, LIMIT, [None, None]).1);
