@@ -60,19 +60,19 @@ use marill_ot::{AnySource, Source};
 pub use marill_ot::{Extension, LpnSet, Phase, Traffic, softspoken::GroupBits};
 use marill_two_party::{Party, Radix};
 
-pub use self::{
-    ahead::Preparation,
-    begin::TOP_K,
-    gates::Counted,
-    tally::{tally_preparations, tally_two_party, tally_two_party_by_label},
-    wire::Wire,
-};
 use self::{
     ahead::{Masks, Stock},
     begin::supported,
     gates::Gates,
     jobs::Plan,
     wire::Opened,
+};
+pub use self::{
+    ahead::{Preparation, STEPS as STEPS_AHEAD},
+    begin::TOP_K,
+    gates::Counted,
+    tally::{tally_preparations, tally_two_party, tally_two_party_by_label},
+    wire::Wire,
 };
 use crate::{
     engine::{Attention, Engine, Gate, Labels, Truncation},
@@ -124,6 +124,8 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     begun: bool,
     /// Steps to come, where this party knows.
     expected: Option<usize>,
+    /// Most steps of one row that are prepared when one is run that was not prepared.
+    unasked: usize,
     /// Shares by label and width, where a test asks for them.
     trace: Option<Vec<(&'static str, RingTensor)>>,
 }
@@ -148,6 +150,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             layer: 0,
             begun: false,
             expected: None,
+            unasked: ahead::STEPS,
             trace: None,
         }
     }
@@ -160,6 +163,14 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.products = products;
+        self
+    }
+
+    /// Returns self preparing further steps when it is asked to alone ([`Self::prepare_ahead`]), as
+    /// at the other party.
+    #[must_use]
+    pub(crate) fn preparing_when_asked(mut self) -> Self {
+        self.unasked = 1;
         self
     }
 

@@ -119,4 +119,25 @@ impl<E: Engine> ClientSession<E> {
     pub fn decode(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
         self.state.step(boundary, None, 1)
     }
+
+    /// Runs some more tokens in one step, behind a prompt: the next turn of a conversation. Their
+    /// number is no secret. Returns the token behind the last.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; [`ProtocolError::MissingInput`] before a prompt.
+    pub fn extend(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
+        let width = self.state.weights.spec.hidden_size;
+        let rows = boundary.len() / width;
+        let whole = rows > 0 && boundary.len().is_multiple_of(width);
+        if !whole || self.state.cache.is_empty() {
+            return Err(ProtocolError::MissingInput);
+        }
+        self.state.step(boundary, None, rows)
+    }
+
+    /// Cached positions, padding included.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.state.cache.len()
+    }
 }

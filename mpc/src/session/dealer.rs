@@ -95,6 +95,17 @@ impl DealerSession {
         self.step(1)
     }
 
+    /// Writes the corrections of some more tokens in one step, behind a prompt.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; [`ProtocolError::MissingInput`] before a prompt.
+    pub fn extend(&mut self, rows: usize) -> Result<(), ProtocolError> {
+        if rows == 0 || self.state.cache.is_empty() {
+            return Err(ProtocolError::MissingInput);
+        }
+        self.step(rows)
+    }
+
     fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
         // The same program over masks; what it has to say to E1 leaves in frames, the rest now.
         self.state.blind(rows)?;

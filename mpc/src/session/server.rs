@@ -91,6 +91,17 @@ impl<E: Engine> ServerSession<E> {
         self.state.blind(1)
     }
 
+    /// Serves some more tokens in one step, behind a prompt.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; [`ProtocolError::MissingInput`] before a prompt.
+    pub fn extend(&mut self, rows: usize) -> Result<(), ProtocolError> {
+        if rows == 0 || self.state.cache.is_empty() {
+            return Err(ProtocolError::MissingInput);
+        }
+        self.state.blind(rows)
+    }
+
     /// Serves E1's share of a padded prompt; returns E1's share of the token.
     ///
     /// # Errors

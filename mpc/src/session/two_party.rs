@@ -49,6 +49,40 @@ impl ClientSession<TwoParty> {
         self
     }
 
+    /// Returns self preparing several steps when asked alone, as at E1.
+    #[must_use]
+    pub fn preparing_when_asked(mut self) -> Self {
+        self.state.engine = self.state.engine.preparing_when_asked();
+        self
+    }
+
+    /// Makes what up to `steps` more steps of one row take, as E1 does at the same time; returns
+    /// how many those are, 0 where products are made within steps or there is no room for more.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Peer`] when E1 is gone.
+    pub fn prepare(&mut self, steps: usize) -> Result<usize, ProtocolError> {
+        self.state.engine.prepare_ahead(steps)
+    }
+
+    /// Steps of one row that are prepared.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.state.engine.prepared()
+    }
+
+    /// Steps of one row that can be prepared beside those.
+    #[must_use]
+    pub fn room_to_prepare(&self) -> usize {
+        self.state.engine.room_to_prepare()
+    }
+
+    /// Whether this session's products can be prepared; known behind the first step.
+    #[must_use]
+    pub fn prepares(&self) -> bool {
+        self.state.engine.prepares()
+    }
+
     /// Says how many steps of one row are to come, so that no more are prepared.
     pub fn expect(&mut self, steps: usize) {
         self.state.engine.expect(steps);
@@ -112,5 +146,26 @@ impl ServerSession<TwoParty> {
     pub fn with_products(mut self, products: Products) -> Self {
         self.state.engine = self.state.engine.with_products(products);
         self
+    }
+
+    /// As at E0.
+    #[must_use]
+    pub fn preparing_when_asked(mut self) -> Self {
+        self.state.engine = self.state.engine.preparing_when_asked();
+        self
+    }
+
+    /// Makes what up to `steps` more steps of one row take, as E0 does.
+    ///
+    /// # Errors
+    /// As at E0; [`ProtocolError::TwoParty`] where it says more steps.
+    pub fn prepare(&mut self, steps: usize) -> Result<usize, ProtocolError> {
+        self.state.engine.prepare_ahead(steps)
+    }
+
+    /// Steps of one row that are prepared.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.state.engine.prepared()
     }
 }

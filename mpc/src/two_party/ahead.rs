@@ -46,7 +46,7 @@ use crate::{
 
 /// Steps of one row that are prepared together, unless fewer are expected. Most of the work of a
 /// preparation does not depend on their number; the memory of what is made does. More are refused.
-pub(super) const STEPS: usize = 32;
+pub const STEPS: usize = 32;
 
 /// What is opened because products take it.
 const OPENED: [&str; 8] = [
@@ -164,15 +164,67 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             // Another text of an encoder's session.
             stock.kept.clear();
         }
-        let most = stock.most(rows);
+        let most = match rows {
+            1 => stock.most(rows).min(self.unasked),
+            _ => stock.most(rows),
+        };
         let wanted = self
             .expected
             .map_or(most, |expected| expected.clamp(1, most));
-        let gates = self.gates.at("preparation");
-        let steps = gates.agree_on_steps(wanted, most)?;
+        let steps = self.make_steps(rows, wanted, most)?;
         if let (1, Some(expected)) = (rows, &mut self.expected) {
             *expected = expected.saturating_sub(steps);
         }
+        // One of them begins; the others wait.
+        match &mut self.masks {
+            Masks::Stock(stock) => stock.begin(rows).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes what up to `wanted` more steps of one row take, as far as there is room; returns how
+    /// many. Both parties call it behind the first step.
+    pub(crate) fn prepare_ahead(&mut self, wanted: usize) -> ProtocolResult<usize> {
+        // No more than this party wants, whatever the other says.
+        match self.room_to_prepare().min(wanted) {
+            0 => Ok(0),
+            most => self.make_steps(1, most, most),
+        }
+    }
+
+    /// Steps of one row for which more can be made: none before the first step.
+    pub(crate) fn room_to_prepare(&self) -> usize {
+        let Masks::Stock(stock) = &self.masks else {
+            return 0;
+        };
+        if stock.cache.is_empty() {
+            return 0;
+        }
+        let limit = stock.shapes.spec.max_positions.min(MAX_POSITIONS);
+        let left = limit.saturating_sub(stock.cache.len());
+        STEPS.saturating_sub(stock.steps.len()).min(left)
+    }
+
+    /// Steps of one row for which everything is at hand.
+    pub(crate) fn prepared(&self) -> usize {
+        match &self.masks {
+            Masks::Stock(stock) => stock.steps.len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether products are made ahead; known behind the first step.
+    pub(crate) fn prepares(&self) -> bool {
+        matches!(self.masks, Masks::Stock(_))
+    }
+
+    /// Makes what so many steps take, as E0 says; returns how many those are.
+    fn make_steps(&mut self, rows: usize, wanted: usize, most: usize) -> ProtocolResult<usize> {
+        let gates = self.gates.at("preparation");
+        let steps = gates.agree_on_steps(wanted, most)?;
+        let Masks::Stock(stock) = &mut self.masks else {
+            unreachable!("a stock was asked for")
+        };
         stock.preparations.push(Preparation { rows, steps });
         // The same plan at both parties, since it depends on shapes alone.
         let jobs = stock.plan(rows, steps)?;
@@ -187,9 +239,8 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let made = made?;
         // In the order in which the steps will ask.
         stock.ready.extend(made);
-        // This step has begun; the others wait.
-        stock.steps.extend(std::iter::repeat_n(rows, steps - 1));
-        Ok(())
+        stock.steps.extend(std::iter::repeat_n(rows, steps));
+        Ok(steps)
     }
 
     /// What was prepared since the last call.
