@@ -254,6 +254,41 @@ impl WebSocketChannel {
         Ok(!self.inbox.is_empty())
     }
 
+    /// Waits until `until` for a frame, which the next receive then gives; `false`: none came.
+    ///
+    /// # Errors
+    /// As [`Self::check_open`].
+    pub fn wait_for_frame(&mut self, until: Instant) -> Result<bool, NetError> {
+        loop {
+            if self.check_open()? {
+                return Ok(true);
+            }
+            if !wait(&*self.socket.get_ref().socket, Interest::Readable, until)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes in what has arrived, for later receives, as long as all of that is no more than so
+    /// many bytes; returns whether there was anything.
+    ///
+    /// # Errors
+    /// As [`Self::check_open`].
+    pub fn absorb(&mut self, most_bytes: usize) -> Result<bool, NetError> {
+        let held: usize = self.inbox.iter().map(Vec::len).sum();
+        if held >= most_bytes {
+            return Ok(false);
+        }
+        let frame = self.try_read(Instant::now() + PING_PAUSE);
+        let frame = frame.or_else(|error| match error {
+            NetError::TimedOut { .. } => Ok(None),
+            error => Err(error),
+        })?;
+        let some = frame.is_some();
+        self.inbox.extend(frame);
+        Ok(some)
+    }
+
     /// `Ok(None)`: nothing has arrived yet. Pings and pongs are silence: they are read past until
     /// the deadline.
     fn try_read(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>, NetError> {
