@@ -7,6 +7,7 @@ mod connection;
 mod cost;
 mod detokenize;
 mod generate;
+mod kept;
 mod opener;
 mod outsourced;
 mod precompute;
@@ -18,6 +19,7 @@ mod state;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use marill_model::{ChatTemplate, Tokenizer};
@@ -29,15 +31,16 @@ pub use crate::client::{
     answer::{Answer, Event, Finish, Request},
     cache::Supported,
     comparison::ComparisonChoice,
-    cost::Cost,
+    cost::{Cost, Offline},
     generate::Opening,
     opener::{CorrelationPreference, SessionOpener},
     session::SecureSession,
     state::ClientState,
 };
 use crate::{
-    client::prefixes::Prefixes,
+    client::{kept::KeptSession, prefixes::Prefixes},
     error::{ClientError, ServingError},
+    kept::Keeping,
     terms::{E0, SessionParameters, Setting},
 };
 
@@ -96,10 +99,12 @@ pub struct Client {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     public_layers: usize,
-    prefixes: Prefixes,
+    prefixes: Prefixes<KeptSession>,
     sessions: SessionOpener,
     source: CorrelationPreference,
     sampling: bool,
+    /// For how long the server keeps a session for a further turn.
+    keep: Duration,
 }
 
 impl Client {
@@ -130,6 +135,8 @@ impl Client {
             e0: E0::Client,
             sampling: true,
             dcf: setting != Setting::TwoParties,
+            // A server that keeps none says so by its end.
+            keep_seconds: Keeping::of(1).seconds(),
         };
         Self::open(partition, options, supported)
     }
@@ -154,12 +161,23 @@ impl Client {
             sessions,
             source: options.source,
             sampling: supported.sampling,
+            keep: Duration::from_secs(supported.keep_seconds.min(3600)),
         })
     }
 
     /// Bytes on the sockets to the server and to the dealer since the start, headers included.
     pub fn wire_counts(&self) -> (&Arc<WireCount>, &Arc<WireCount>) {
         (&self.sessions.server.count, &self.sessions.dealer.count)
+    }
+
+    /// Ends the sessions that wait for a further turn.
+    pub fn end_kept(&self) {
+        self.prefixes.end_all();
+    }
+
+    /// Sessions that wait for a further turn.
+    pub fn kept(&self) -> usize {
+        self.prefixes.kept()
     }
 
     pub fn server(&self) -> &HttpClient {
@@ -205,5 +223,12 @@ impl Client {
     /// line.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
+    }
+}
+
+/// Sessions that wait hold what they wait in.
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.prefixes.end_all();
     }
 }

@@ -46,13 +46,14 @@ use crate::{
         produce::{SEEDS_FOLDER, StoredSession},
     },
     error::{HttpError, ServingError, StateError},
+    kept::{Keeping, Kept},
     messages::{NewSession, SessionGrant, check_version},
     metrics::{self, Metrics},
     preprocessing::Vault,
     ready::{Readiness, has_space},
     secret_files::random,
     service,
-    slots::{Lobby, MAX_WAITING, SLOT_WAIT},
+    slots::{Lobby, MAX_WAITING, SLOT_WAIT, Seat, Turn},
     state::{Store, WhenInUse},
     terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
     ticket::Ticket,
@@ -76,6 +77,8 @@ pub struct DealerOptions {
     /// Holds the keys of preprocessed sessions; outside `state`, and restored from no backup.
     pub vault: PathBuf,
     pub max_sessions: usize,
+    /// Sessions that wait for a further turn of their conversation.
+    pub keeping: Keeping,
     /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -88,7 +91,8 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
-    let dealer = Dealer::open(&options.state, &options.vault, sessions.clone())?;
+    let keeping = options.keeping;
+    let dealer = Dealer::open(&options.state, &options.vault, sessions.clone(), keeping)?;
     let metrics = metrics::listen(options.metrics, &dealer.metrics, &sessions)?;
     eprintln!(
         "servers show the key in `{}`",
@@ -110,6 +114,7 @@ pub(crate) struct Dealer {
     lobby: Arc<Lobby>,
     key_slots: Arc<Sessions>,
     sessions: Arc<Sessions>,
+    kept: Arc<Kept>,
     metrics: Arc<Metrics>,
     /// Holds its records.
     folder: PathBuf,
@@ -121,6 +126,7 @@ impl Dealer {
         state: &Path,
         vault: &Path,
         sessions: Arc<Sessions>,
+        keeping: Keeping,
     ) -> Result<Arc<Self>, ServingError> {
         let records = Store::open(state, WhenInUse::Fail)?;
         let preprocessed = state.join(SEEDS_FOLDER);
@@ -146,10 +152,15 @@ impl Dealer {
             lobby: Arc::default(),
             key_slots: Sessions::new(grants::MAX_OPEN),
             sessions,
+            kept: Kept::new(keeping),
             metrics: Arc::default(),
             folder: state.into(),
             readiness: Readiness::default(),
         }))
+    }
+
+    pub(crate) fn kept(&self) -> &Arc<Kept> {
+        &self.kept
     }
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
@@ -425,9 +436,9 @@ async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request
         Err(refused) => return service::refuse(&dealer.metrics, refused),
     };
     let metrics = dealer.metrics.clone();
+    let seat = Seat::taken(Turn::again(&dealer.sessions), slot);
     service::session(request, &metrics, move |channel, count| {
-        let _slot = slot;
-        session::run(&dealer, &owner, channel).inspect(|()| service::say_ended(count))
+        session::run(&dealer, &owner, channel, seat).inspect(|()| service::say_ended(count))
     })
 }
 

@@ -43,6 +43,8 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 pub struct GatewayOptions {
     pub listen: SocketAddr,
     pub client: ClientOptions,
+    /// Whether an answer's session waits for a prompt that goes on from it.
+    pub keep: bool,
     /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -50,6 +52,7 @@ pub struct GatewayOptions {
 pub(crate) struct Gateway {
     client: Arc<Renewed<Client>>,
     sessions: Arc<Sessions>,
+    keep: bool,
     metrics: Arc<Metrics>,
     created: u64,
     /// Holds its records.
@@ -65,7 +68,8 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let bound = web::bind(options.listen, None)?;
     let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
     let client = connect(&options.client, progress)?;
-    let gateway = Gateway::new(client, sessions.clone(), options.client.state.clone());
+    let folder = options.client.state.clone();
+    let gateway = Gateway::new(client, sessions.clone(), folder, options.keep);
     eprintln!(
         "model `{}`: the prompt stays on this machine",
         peer_text(&gateway.client().model_name)
@@ -101,7 +105,7 @@ fn connect(
 }
 
 impl Gateway {
-    fn new(client: Client, sessions: Arc<Sessions>, folder: PathBuf) -> Arc<Self> {
+    fn new(client: Client, sessions: Arc<Sessions>, folder: PathBuf, keep: bool) -> Arc<Self> {
         let created = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
@@ -109,6 +113,7 @@ impl Gateway {
         Arc::new(Self {
             client,
             sessions,
+            keep,
             metrics: Arc::default(),
             created,
             folder,
@@ -233,13 +238,15 @@ async fn model(
 
 async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
     let client = gateway.client();
-    let parsed = request::chat(&body, &client)?;
+    let mut parsed = request::chat(&body, &client)?;
+    parsed.request.keep = gateway.keep;
     respond(gateway, client, parsed, Shape::Chat).await
 }
 
 async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
     let client = gateway.client();
-    let parsed = request::completion(&body, &client)?;
+    let mut parsed = request::completion(&body, &client)?;
+    parsed.request.keep = gateway.keep;
     respond(gateway, client, parsed, Shape::Completion).await
 }
 

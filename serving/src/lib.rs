@@ -10,6 +10,7 @@ mod connections;
 pub mod dealer;
 mod error;
 pub mod gateway;
+pub mod kept;
 pub mod local;
 pub mod messages;
 mod metrics;

@@ -14,6 +14,7 @@ use crate::{
     client::SessionOpener,
     dealer::{Dealer, SERVER_KEY_FILE},
     error::ServingError,
+    kept::{Keeping, Kept},
     party::Party,
     secret_files::read_key,
     server::{SecureModel, Server},
@@ -28,6 +29,7 @@ pub struct Parties {
     pub dealer: Endpoint,
     pub server: Endpoint,
     sessions: [Arc<Sessions>; 2],
+    kept: [Arc<Kept>; 2],
     running: [Option<Running>; 2],
 }
 
@@ -66,6 +68,7 @@ impl Parties {
             &state.join("dealer"),
             &state.join("vault"),
             dealer_sessions.clone(),
+            Keeping::of(max_sessions),
         )?;
         let dealer_running = web::start(web::bind(LOOPBACK, identity("dealer")?)?, dealer.app())?;
         let dealer_endpoint = dealer_running.endpoint.clone();
@@ -83,6 +86,7 @@ impl Parties {
             server: server_running.endpoint.clone(),
             dealer: dealer_endpoint,
             sessions: [dealer_sessions, server.sessions().clone()],
+            kept: [dealer.kept().clone(), server.kept().clone()],
             running: [Some(dealer_running), Some(server_running)],
         })
     }
@@ -90,6 +94,12 @@ impl Parties {
     /// Sessions that run now at the dealer and at the server.
     pub fn active(&self) -> [usize; 2] {
         [self.sessions[0].active(), self.sessions[1].active()]
+    }
+
+    /// Sessions that wait for a further turn, at the dealer and at the server.
+    #[must_use]
+    pub fn kept(&self) -> [usize; 2] {
+        self.kept.each_ref().map(|kept| kept.count())
     }
 
     /// Stops listening; sessions that run go on until their peers end them.
@@ -102,6 +112,7 @@ impl Parties {
 pub struct LocalServer {
     pub endpoint: Endpoint,
     sessions: Arc<Sessions>,
+    kept: Arc<Kept>,
     _running: Running,
 }
 
@@ -120,6 +131,7 @@ impl LocalServer {
         Ok(Self {
             endpoint: running.endpoint.clone(),
             sessions: server.sessions().clone(),
+            kept: server.kept().clone(),
             _running: running,
         })
     }
@@ -128,6 +140,12 @@ impl LocalServer {
     #[must_use]
     pub fn active(&self) -> usize {
         self.sessions.active()
+    }
+
+    /// Sessions that wait for a further turn.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept.count()
     }
 }
 

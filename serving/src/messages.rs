@@ -244,21 +244,58 @@ impl<T> Reply<T> {
 /// The next step of a session, announced by the client and relayed to the dealer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    Prefill { bucket: usize },
+    Prefill {
+        bucket: usize,
+    },
     Decode,
     End,
+    /// A decode, behind which [`Self::Extend`] comes: the dealer writes corrections one step early.
+    DecodeBefore {
+        rows: usize,
+    },
+    /// Several rows behind those so far.
+    Extend {
+        rows: usize,
+    },
+    /// No step of the program: two parties make what so many decodes will take. The server answers
+    /// for how many it does so.
+    Prepare {
+        steps: usize,
+    },
+    /// The answer is over, and the session may go on later.
+    Wait,
 }
 
 impl Step {
     pub fn encode(self) -> Vec<u8> {
-        let (kind, bucket) = match self {
-            Self::Prefill { bucket } => (1u8, bucket as u32),
+        let (kind, size) = match self {
+            Self::Prefill { bucket } => (1u8, bucket),
             Self::Decode => (2, 0),
             Self::End => (3, 0),
+            Self::DecodeBefore { rows } => (4, rows),
+            Self::Extend { rows } => (5, rows),
+            Self::Prepare { steps } => (6, steps),
+            Self::Wait => (7, 0),
         };
         let mut frame = vec![kind];
-        frame.extend_from_slice(&bucket.to_le_bytes());
+        frame.extend_from_slice(&(size as u32).to_le_bytes());
         frame
+    }
+
+    /// Rows that it adds to those so far.
+    #[must_use]
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Prefill { bucket: rows } | Self::Extend { rows } => rows,
+            Self::Decode | Self::DecodeBefore { .. } => 1,
+            Self::End | Self::Prepare { .. } | Self::Wait => 0,
+        }
+    }
+
+    /// Whether it brings rows of a prompt.
+    #[must_use]
+    pub fn is_prompt(self) -> bool {
+        matches!(self, Self::Prefill { .. } | Self::Extend { .. })
     }
 
     /// # Errors
@@ -272,6 +309,10 @@ impl Step {
             (1, 1..) => Ok(Self::Prefill { bucket }),
             (2, 0) => Ok(Self::Decode),
             (3, 0) => Ok(Self::End),
+            (4, 1..) => Ok(Self::DecodeBefore { rows: bucket }),
+            (5, 1..) => Ok(Self::Extend { rows: bucket }),
+            (6, 1..) => Ok(Self::Prepare { steps: bucket }),
+            (7, 0) => Ok(Self::Wait),
             _ => Err(format!("there is no step of kind {kind} and size {bucket}")),
         }
     }
@@ -426,6 +467,40 @@ pub fn recv_token_share(
     })
 }
 
+/// Server to client: for how many steps it prepares.
+///
+/// # Errors
+/// A lost peer.
+pub fn send_granted(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    steps: usize,
+) -> Result<(), SessionError> {
+    channel
+        .send((steps as u32).to_le_bytes().to_vec())
+        .map_err(SessionError::net(peer))
+}
+
+/// # Errors
+/// A lost peer, or a frame that says more than `asked`, or none.
+pub fn recv_granted(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    asked: usize,
+) -> Result<usize, SessionError> {
+    let frame = channel.recv().map_err(SessionError::net(peer))?;
+    let granted = frame
+        .try_into()
+        .map(|bytes| u32::from_le_bytes(bytes) as usize);
+    granted
+        .ok()
+        .filter(|granted| (1..=asked).contains(granted))
+        .ok_or_else(|| SessionError::BadMessage {
+            peer,
+            reason: format!("it prepares another number of steps than 1 to {asked}"),
+        })
+}
+
 /// Receives a welcome or turns the refusal into an error.
 ///
 /// # Errors
@@ -459,13 +534,25 @@ mod tests {
 
     #[test]
     fn steps_survive_the_wire_and_nothing_else_does() {
-        for step in [Step::Prefill { bucket: 64 }, Step::Decode, Step::End] {
+        for step in [
+            Step::Prefill { bucket: 64 },
+            Step::Decode,
+            Step::End,
+            Step::DecodeBefore { rows: 3 },
+            Step::Extend { rows: 300 },
+            Step::Prepare { steps: 32 },
+            Step::Wait,
+        ] {
             assert_eq!(Step::parse(&step.encode()), Ok(step));
         }
         for frame in [
             &[][..],
             &[1, 0, 0, 0, 0],
             &[2, 1, 0, 0, 0],
+            &[4, 0, 0, 0, 0],
+            &[5, 0, 0, 0, 0],
+            &[6, 0, 0, 0, 0],
+            &[7, 1, 0, 0, 0],
             &[9, 0, 0, 0, 0],
             &[2, 0, 0, 0, 0, 0],
         ] {

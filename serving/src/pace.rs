@@ -60,6 +60,18 @@ impl Pace {
         self.set(self.end);
     }
 
+    /// The session rests for `time` at most, which is no time of its own; [`Self::resume`] goes on.
+    pub(crate) fn rest(&self, time: Duration) -> Duration {
+        self.set(Instant::now() + time);
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Behind a rest, with the time that was left before it.
+    pub(crate) fn resume(&mut self, left: Duration) {
+        self.end = Instant::now() + left;
+        self.set(self.end);
+    }
+
     fn set(&self, deadline: Instant) {
         self.connections
             .iter()

@@ -154,7 +154,7 @@ impl Party {
     fn open(
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
-        turn: Turn,
+        mut turn: Turn,
     ) -> Result<(SessionSlot, Arc<SessionOpener>, OutsourcedSession), ServingError> {
         let hello: PartyHello = recv_hello(client, CLIENT)?;
         client.lock().handshake_done();
@@ -201,6 +201,7 @@ impl Party {
                     session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?
                 }
                 Step::Decode => session.decode(&recv_input_share(client, CLIENT, step, width)?)?,
+                _ => return Err(SessionError::KeepsNothing.into()),
             };
             send_token_share(client, CLIENT, token)?;
             pace.pause();

@@ -33,6 +33,7 @@ use crate::{
     error::{
         HttpError, PreprocessingError, Refusal, ServingError, SessionError, StartError, StateError,
     },
+    kept::{Keeping, Kept},
     messages::{GrantedTicket, NewTicket},
     metrics::{self, Metrics},
     preprocessing::{CorrelationStore, SealingKey},
@@ -69,6 +70,8 @@ pub struct ServerOptions {
     pub dealer: Option<DealerOptions>,
     pub state: PathBuf,
     pub max_sessions: usize,
+    /// Sessions that wait for a further turn of their conversation.
+    pub keeping: Keeping,
     /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is
     /// no such file everyone who can connect is served, on this machine alone unless
     /// `allow_anonymous`.
@@ -120,6 +123,7 @@ pub(crate) struct Server {
     input_slots: Arc<Sessions>,
     lobby: Arc<Lobby>,
     sessions: Arc<Sessions>,
+    kept: Arc<Kept>,
     metrics: Arc<Metrics>,
     wrong_keys: WrongKeys,
     /// Holds its records.
@@ -165,7 +169,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         state,
         store,
         &options.state,
-        options.max_sessions,
+        (options.max_sessions, options.keeping),
     )?;
     let metrics = metrics::listen(options.metrics, &server.metrics, &server.sessions)?;
     Ok(web::run(bound, server.app(), &server.sessions, metrics)?)
@@ -280,7 +284,8 @@ impl Server {
             .map(|folder| open_store(state, folder, &dealer_key))
             .transpose()?;
         let records = FileState::open(state, &state.join(KEYS_FILE))?;
-        Self::new(model, None, dealer, records, store, state, limit)
+        let limits = (limit, Keeping::of(limit));
+        Self::new(model, None, dealer, records, store, state, limits)
     }
 
     /// Shows the dealer's key of `dealer`, and keeps its records in `folder`.
@@ -291,7 +296,7 @@ impl Server {
         state: FileState,
         store: Option<CorrelationStore>,
         folder: &Path,
-        limit: usize,
+        (limit, keeping): (usize, Keeping),
     ) -> Result<Arc<Self>, ServingError> {
         Ok(Arc::new(Self {
             model,
@@ -303,6 +308,7 @@ impl Server {
             input_slots: Sessions::with_queue(limit, MAX_WAITING),
             lobby: Arc::default(),
             sessions: Sessions::with_queue(limit, MAX_WAITING),
+            kept: Kept::new(keeping),
             metrics: Arc::default(),
             wrong_keys: WrongKeys::default(),
             folder: folder.into(),
@@ -326,6 +332,18 @@ impl Server {
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
+    }
+
+    pub(crate) fn kept(&self) -> &Arc<Kept> {
+        &self.kept
+    }
+
+    /// For how long a session waits for a further turn; a computing party's does not.
+    fn keep_seconds(&self) -> u64 {
+        match self.model.parameters.is_shared() {
+            true => 0,
+            false => self.kept.keeping().seconds(),
+        }
     }
 
     /// The dealer, in the settings that have one.
@@ -446,6 +464,7 @@ async fn models(
                 "rounding": server.model.parameters.rounding,
                 "e0": server.model.parameters.e0, "sampling": server.model.allow_sampling,
                 "materials": server.model.comparisons(),
+                "keep_seconds": server.keep_seconds(),
             })
         })
         .collect();

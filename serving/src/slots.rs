@@ -241,7 +241,8 @@ impl Drop for Guest {
 
 /// The way of one connection from the lobby to a slot, on a thread of its own.
 pub(crate) struct Turn {
-    guest: Guest,
+    /// Until the first slot.
+    guest: Option<Guest>,
     sessions: Arc<Sessions>,
     runtime: Handle,
 }
@@ -250,22 +251,66 @@ impl Turn {
     /// For a handler of the service's runtime.
     pub(crate) fn new(guest: Guest, sessions: &Arc<Sessions>) -> Self {
         Self {
-            guest,
+            guest: Some(guest),
             sessions: sessions.clone(),
             runtime: Handle::current(),
         }
     }
 
-    /// After the handshake: leaves the lobby and waits for a slot, in turn.
+    /// For a session that was admitted without a lobby.
+    pub(crate) fn again(sessions: &Arc<Sessions>) -> Self {
+        Self {
+            guest: None,
+            sessions: sessions.clone(),
+            runtime: Handle::current(),
+        }
+    }
+
+    /// After the handshake, and after each rest: leaves the lobby and waits for a slot, in turn.
     ///
     /// # Errors
     /// [`SessionError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
-    pub(crate) fn take(self, service: &'static str) -> Result<SessionSlot, SessionError> {
-        drop(self.guest);
+    pub(crate) fn take(&mut self, service: &'static str) -> Result<SessionSlot, SessionError> {
+        drop(self.guest.take());
         let slot = self
             .runtime
             .block_on(self.sessions.admit_in_turn(SLOT_WAIT));
         slot.map_err(SessionError::refused_by(service))
+    }
+}
+
+/// The place of a session that may rest between two turns, without a slot.
+pub(crate) struct Seat {
+    turn: Turn,
+    slot: Option<SessionSlot>,
+}
+
+impl Seat {
+    /// Before the first slot.
+    pub(crate) fn new(turn: Turn) -> Self {
+        Self { turn, slot: None }
+    }
+
+    /// With a slot already.
+    pub(crate) fn taken(turn: Turn, slot: SessionSlot) -> Self {
+        let slot = Some(slot);
+        Self { turn, slot }
+    }
+
+    /// As [`Turn::take`]; no second slot.
+    ///
+    /// # Errors
+    /// As [`Turn::take`].
+    pub(crate) fn sit(&mut self, service: &'static str) -> Result<(), SessionError> {
+        if self.slot.is_none() {
+            self.slot = Some(self.turn.take(service)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the slot back.
+    pub(crate) fn rise(&mut self) {
+        self.slot = None;
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// How sessions without a dealer make transfers: silent ones, whose smallest set suits short texts.
 pub const TWO_PARTY_EXTENSION: Extension = Extension::Silent(LpnSet::B10);

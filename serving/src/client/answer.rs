@@ -5,7 +5,10 @@ use std::time::Duration;
 use marill_mpc::{Comparison, Sampling};
 
 use crate::{
-    client::{cost::Cost, session::SecureSession},
+    client::{
+        cost::{Cost, Offline},
+        session::SecureSession,
+    },
     terms::Correlations,
 };
 
@@ -26,6 +29,9 @@ pub struct Request {
     pub keep_boundary: bool,
     /// How tokens are sampled; none: greedy decoding.
     pub sampling: Option<Sampling>,
+    /// Go on in the session of an earlier answer whose tokens this prompt begins with, and let
+    /// this one wait for a further prompt, where the server keeps sessions.
+    pub keep: bool,
 }
 
 /// What happens while an answer is made.
@@ -62,6 +68,8 @@ pub struct Answer {
     /// The end token included.
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
+    /// Those of the prompt that an earlier turn's session had seen.
+    pub cached_tokens: usize,
     pub finish: Finish,
     pub correlations: Correlations,
     /// What comparisons were made of, where a dealer's correlations are.
@@ -72,6 +80,9 @@ pub struct Answer {
     /// All steps after the prefill.
     pub decode: Cost,
     pub decode_steps: usize,
+    /// Between client and server alone: what of this depends on no input, with what was made
+    /// while the user read the answer before.
+    pub offline: Option<Offline>,
     /// Boundary integers by step, where asked for.
     pub boundary: Vec<Vec<u64>>,
 }
@@ -83,6 +94,7 @@ impl Answer {
             text: String::new(),
             tokens: Vec::new(),
             prompt_tokens: request.prompt.len(),
+            cached_tokens: 0,
             finish: Finish::Length,
             correlations: session.correlations,
             comparison: (session.correlations != Correlations::None).then_some(session.comparison),
@@ -90,6 +102,7 @@ impl Answer {
             prefill: Cost::default(),
             decode: Cost::default(),
             decode_steps: 0,
+            offline: None,
             boundary: Vec::new(),
         }
     }

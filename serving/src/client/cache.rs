@@ -27,6 +27,8 @@ pub struct Supported {
     pub sampling: bool,
     /// Whether comparisons may use DCF.
     pub dcf: bool,
+    /// For how many seconds it keeps a session for a further turn; 0: not at all.
+    pub keep_seconds: u64,
 }
 
 /// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
@@ -54,6 +56,7 @@ pub(super) fn fetch(
         dcf: models["data"][0]["materials"]
             .as_array()
             .is_some_and(|all| all.iter().any(|m| m == "points")),
+        keep_seconds: models["data"][0]["keep_seconds"].as_u64().unwrap_or(0),
     };
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;

@@ -1,6 +1,6 @@
 //! What a step costs its client.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Sub};
 
 /// Frames, payload bytes and time of one or more steps. A round is a step of the longest chain of
 /// dependent messages.
@@ -10,6 +10,26 @@ pub struct Cost {
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub seconds: f64,
+}
+
+/// What two parties made that depends on no input: set-up, transfers, products of masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Offline {
+    /// In both directions.
+    pub bytes: u64,
+    /// Of preparations for further tokens; those of a prompt are part of its step.
+    pub seconds: f64,
+}
+
+impl Sub for Offline {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            bytes: self.bytes - earlier.bytes,
+            seconds: self.seconds - earlier.seconds,
+        }
+    }
 }
 
 impl AddAssign for Cost {

@@ -5,7 +5,9 @@ use std::{ops::ControlFlow, time::Instant};
 use crate::{
     client::{
         Answer, Client, CorrelationPreference, Event, Finish, Request, SecureSession,
-        detokenize::TextStream, prefixes::Borrowed,
+        cost::Offline,
+        detokenize::TextStream,
+        kept::{Borrowed, KeptSession},
     },
     error::ServingError,
     terms::Setting,
@@ -102,15 +104,14 @@ impl Client {
         let limit = self
             .room(request.prompt.len())?
             .min(request.max_tokens.unwrap_or(usize::MAX));
+        if let Some(answer) = self.go_on(request, limit, on_event)? {
+            return Ok(answer);
+        }
         let mut prefix = self.prefixes.take();
         let _ = on_event(Event::Phase("session"));
         // Before anyone hears of this session: a prefix takes longer for a longer prompt, and the
         // server could else read the length inside its bucket off the pause before the first frame.
-        let prefix_started = Instant::now();
-        let prompt = Prompt {
-            boundary: self.spec.encode(&prefix.forward(&request.prompt)?)?,
-            prefix_seconds: prefix_started.elapsed().as_secs_f64(),
-        };
+        let input = self.input(&mut prefix, &request.prompt)?;
         let started = Instant::now();
         let bucket = self.spec.bucket(request.prompt.len());
         let source = self.preference();
@@ -119,17 +120,66 @@ impl Client {
                 .open_for(bucket, limit, source, request.sampling)
         })?;
         let answer = Answer::begun(request, &session, started.elapsed());
-        let mut generation = Generation {
-            client: self,
-            request,
-            limit,
-            answer,
-            text: TextStream::new(&self.tokenizer, &request.stop),
-            session,
-            prefix,
+        let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
+        let token = match generation.begin(on_event) {
+            true => Some(generation.prefill(input)?),
+            false => None,
         };
-        generation.run(prompt, on_event)?;
+        generation.run(token, on_event)?;
         Ok(generation.end(on_event))
+    }
+
+    /// As [`Self::generate`] in the session of an earlier answer whose tokens the prompt begins
+    /// with; none where there is no such session, or its server has ended it meanwhile.
+    fn go_on(
+        &self,
+        request: &Request,
+        limit: usize,
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<Answer>, ServingError> {
+        // A comparison with the twin wants the whole prompt's boundary.
+        if !request.keep || request.keep_boundary || limit == 0 {
+            return Ok(None);
+        }
+        let room = (limit, self.spec.max_positions);
+        let fits = |kept: &KeptSession| kept.fits(&request.prompt, request.sampling, room);
+        let Some(kept) = self.prefixes.resume(fits) else {
+            return Ok(None);
+        };
+        let _ = on_event(Event::Phase("session"));
+        let started = Instant::now();
+        let seen = kept.tokens.len();
+        let Some((mut session, mut prefix, offline_before)) = kept.wake() else {
+            return Ok(None);
+        };
+        let input = self.input(&mut prefix, &request.prompt[seen..])?;
+        session.expect(limit - 1);
+        let mut answer = Answer::begun(request, &session, started.elapsed());
+        answer.cached_tokens = seen;
+        let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
+        generation.offline_before = offline_before;
+        if !generation.begin(on_event) {
+            return Ok(Some(generation.end(on_event)));
+        }
+        match generation.extend(input) {
+            Ok(token) => {
+                generation.run(Some(token), on_event)?;
+                Ok(Some(generation.end(on_event)))
+            }
+            Err(error) => {
+                tracing::info!("a kept session is gone, a new one begins: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tokens behind the public layers.
+    fn input(&self, prefix: &mut Borrowed, tokens: &[u32]) -> Result<Input, ServingError> {
+        let started = Instant::now();
+        Ok(Input {
+            boundary: self.spec.encode(&prefix.forward(tokens)?)?,
+            prefix_seconds: started.elapsed().as_secs_f64(),
+        })
     }
 
     /// In the settings `3pc` and `2pc` and with a computing party there is nothing preprocessed.
@@ -145,8 +195,8 @@ impl Client {
     }
 }
 
-/// A prompt behind the public layers, and how long they took.
-struct Prompt {
+/// Tokens behind the public layers, and how long these took.
+struct Input {
     boundary: Vec<u64>,
     prefix_seconds: f64,
 }
@@ -160,41 +210,78 @@ struct Generation<'a> {
     answer: Answer,
     text: TextStream<'a>,
     session: SecureSession,
-    prefix: Borrowed<'a>,
+    prefix: Borrowed,
+    /// [`SecureSession::offline`] at the end of the turn before.
+    offline_before: Offline,
 }
 
-impl Generation<'_> {
-    fn run(&mut self, prompt: Prompt, on_event: OnEvent<'_>) -> Result<(), ServingError> {
-        let mut prompt = Some(prompt);
-        while self.answer.tokens.len() < self.limit {
-            let phase = match prompt {
-                Some(_) => "prefill",
-                None => "token",
-            };
-            if on_event(Event::Phase(phase)).is_break() {
-                self.answer.finish = Finish::Cancelled;
-                break;
-            }
-            let token = match prompt.take() {
-                Some(prompt) => self.prefill(prompt)?,
-                None => self.decode()?,
-            };
+impl<'a> Generation<'a> {
+    fn new(
+        client: &'a Client,
+        request: &'a Request,
+        limit: usize,
+        (session, prefix): (SecureSession, Borrowed),
+        answer: Answer,
+    ) -> Self {
+        Self {
+            client,
+            request,
+            limit,
+            answer,
+            text: TextStream::new(&client.tokenizer, &request.stop),
+            session,
+            prefix,
+            // A new session's set-up is this answer's.
+            offline_before: Offline::default(),
+        }
+    }
+
+    /// Whether the first token is wanted.
+    fn begin(&mut self, on_event: OnEvent<'_>) -> bool {
+        let goes_on = on_event(Event::Phase("prefill")).is_continue();
+        if !goes_on {
+            self.answer.finish = Finish::Cancelled;
+        }
+        goes_on && self.limit > 0
+    }
+
+    /// Goes on from the first token, where there is one, to the last.
+    fn run(&mut self, first: Option<u32>, on_event: OnEvent<'_>) -> Result<(), ServingError> {
+        let mut next = first;
+        while let Some(token) = next {
             self.answer.tokens.push(token);
             if let Some(finish) = self.say(token, on_event)? {
                 self.answer.finish = finish;
                 break;
             }
+            if self.answer.tokens.len() >= self.limit {
+                break;
+            }
+            if on_event(Event::Phase("token")).is_break() {
+                self.answer.finish = Finish::Cancelled;
+                break;
+            }
+            next = Some(self.decode()?);
         }
         Ok(())
     }
 
-    fn prefill(&mut self, prompt: Prompt) -> Result<u32, ServingError> {
+    fn prefill(&mut self, prompt: Input) -> Result<u32, ServingError> {
         let started = Instant::now();
         let tokens = self.request.prompt.len();
         let (token, mut cost) = self.session.prefill(&prompt.boundary, tokens)?;
         cost.seconds = started.elapsed().as_secs_f64() + prompt.prefix_seconds;
         self.answer.prefill = cost;
         self.keep(prompt.boundary);
+        Ok(token)
+    }
+
+    /// What is new of a prompt, in the session of an earlier turn.
+    fn extend(&mut self, input: Input) -> Result<u32, ServingError> {
+        let started = Instant::now();
+        let (token, mut cost) = self.session.extend(&input.boundary)?;
+        cost.seconds = started.elapsed().as_secs_f64() + input.prefix_seconds;
+        self.answer.prefill = cost;
         Ok(token)
     }
 
@@ -230,14 +317,27 @@ impl Generation<'_> {
         Ok(piece.stopped.then_some(Finish::Stop))
     }
 
-    /// Tells the server, and gives out the rest of the text.
+    /// Gives out the rest of the text, and ends the session or lets it wait.
     fn end(mut self, on_event: OnEvent<'_>) -> Answer {
-        self.session.end();
         let rest = self.text.finish();
         if !rest.is_empty() && self.answer.finish != Finish::Cancelled {
             let _ = on_event(Event::Text(rest));
         }
         self.answer.text = self.text.into_text();
+        let offline = self.session.offline();
+        self.answer.offline = offline.map(|offline| offline - self.offline_before);
+        let client = self.client;
+        // Before the first token nothing was seen.
+        let keeps = self.request.keep && !client.keep.is_zero() && !self.answer.tokens.is_empty();
+        if keeps && self.session.can_wait() {
+            let mut seen = self.request.prompt.clone();
+            seen.extend(&self.answer.tokens[..self.answer.decode_steps]);
+            let sampling = self.request.sampling;
+            let kept = KeptSession::new(self.session, self.prefix, seen, sampling, client.keep);
+            client.prefixes.keep(kept);
+        } else {
+            self.session.end();
+        }
         self.answer
     }
 }

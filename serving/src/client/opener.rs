@@ -183,11 +183,14 @@ impl SessionOpener {
         let channel = Box::new(peer.clone());
         let session =
             ClientSession::without_dealer(self.public.clone(), channel, TWO_PARTY_EXTENSION);
-        let session = session.map_err(SessionError::from)?.with_sampling(sampling);
+        let session = session.map_err(SessionError::from)?;
+        let session = session.with_sampling(sampling).preparing_when_asked();
         let inner = Inner::TwoParty {
             session: Box::new(session),
             peer,
             meter,
+            expected: None,
+            prepare_seconds: 0.0,
         };
         Ok(SecureSession {
             inner,

@@ -1,55 +1,133 @@
-//! Plaintext prefixes, one per session that may run at once.
+//! Plaintext prefixes, one per session that may run or wait at once, and the sessions that wait for
+//! a further turn of their conversation, each with its prefix.
 
 use std::{
+    collections::VecDeque,
     ops::{Deref, DerefMut},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use marill_model::Prefix;
 
-pub(super) struct Prefixes {
-    idle: Mutex<Vec<Prefix>>,
+/// What waits with its prefix.
+pub(super) trait Waits {
+    /// Whether it has waited too long.
+    fn is_over(&self) -> bool;
+    /// Tokens of a prompt that it saves.
+    fn saves(&self) -> usize;
+}
+
+pub(super) struct Prefixes<W>(Arc<Pool<W>>);
+
+struct Pool<W> {
+    state: Mutex<State<W>>,
     returned: Condvar,
 }
 
-impl Prefixes {
+struct State<W> {
+    idle: Vec<Prefix>,
+    /// Longest first.
+    kept: VecDeque<W>,
+    /// Who wants a prefix and has none.
+    wanting: usize,
+}
+
+impl<W> Pool<W> {
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: Waits> Prefixes<W> {
     pub(super) fn new(prefixes: Vec<Prefix>) -> Self {
-        Self {
-            idle: Mutex::new(prefixes),
+        let state = State {
+            idle: prefixes,
+            kept: VecDeque::new(),
+            wanting: 0,
+        };
+        Self(Arc::new(Pool {
+            state: Mutex::new(state),
             returned: Condvar::new(),
+        }))
+    }
+
+    /// An empty one; ends the session that has waited longest, or waits, where none is free.
+    pub(super) fn take(&self) -> Borrowed<W> {
+        let mut state = self.0.lock();
+        loop {
+            if let Some(mut prefix) = state.idle.pop() {
+                prefix.truncate(0);
+                return Borrowed {
+                    pool: self.0.clone(),
+                    prefix: Some(prefix),
+                };
+            }
+            let oldest = state.kept.pop_front();
+            state = match oldest {
+                Some(oldest) => {
+                    // It gives its prefix back, for which it takes the lock.
+                    drop(state);
+                    drop(oldest);
+                    self.0.lock()
+                }
+                None => {
+                    state.wanting += 1;
+                    let woken = self.0.returned.wait(state);
+                    let mut state = woken.unwrap_or_else(PoisonError::into_inner);
+                    state.wanting -= 1;
+                    state
+                }
+            };
         }
     }
 
-    /// Waits until one is free; it is empty.
-    pub(super) fn take(&self) -> Borrowed<'_> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match idle.pop() {
-                Some(mut prefix) => {
-                    prefix.truncate(0);
-                    return Borrowed {
-                        owner: self,
-                        prefix: Some(prefix),
-                    };
-                }
-                None => {
-                    idle = self
-                        .returned
-                        .wait(idle)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
-            }
+    /// Takes the session that `fits` and has most of a conversation; ends those that have waited
+    /// too long.
+    pub(super) fn resume(&self, fits: impl Fn(&W) -> bool) -> Option<W> {
+        let mut state = self.0.lock();
+        let all = std::mem::take(&mut state.kept);
+        let (old, kept): (VecDeque<W>, _) = all.into_iter().partition(W::is_over);
+        state.kept = kept;
+        let places = state.kept.iter().enumerate().filter(|(_, kept)| fits(kept));
+        let best = places
+            .max_by_key(|(_, kept)| kept.saves())
+            .map(|(at, _)| at);
+        let best = best.and_then(|at| state.kept.remove(at));
+        drop(state);
+        drop(old);
+        best
+    }
+
+    /// Lets a session wait, unless somebody wants its prefix.
+    pub(super) fn keep(&self, session: W) {
+        let mut state = self.0.lock();
+        if state.wanting == 0 {
+            state.kept.push_back(session);
+        } else {
+            drop(state);
+            drop(session);
         }
+    }
+
+    /// Ends all sessions that wait.
+    pub(super) fn end_all(&self) {
+        let kept = std::mem::take(&mut self.0.lock().kept);
+        drop(kept);
+    }
+
+    /// Sessions that wait.
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().kept.len()
     }
 }
 
 /// Goes back when dropped.
-pub(super) struct Borrowed<'a> {
-    owner: &'a Prefixes,
+pub(super) struct Borrowed<W> {
+    pool: Arc<Pool<W>>,
     prefix: Option<Prefix>,
 }
 
-impl Deref for Borrowed<'_> {
+impl<W> Deref for Borrowed<W> {
     type Target = Prefix;
 
     fn deref(&self) -> &Prefix {
@@ -57,23 +135,19 @@ impl Deref for Borrowed<'_> {
     }
 }
 
-impl DerefMut for Borrowed<'_> {
+impl<W> DerefMut for Borrowed<W> {
     fn deref_mut(&mut self) -> &mut Prefix {
         self.prefix.as_mut().expect("held until dropped")
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl<W> Drop for Borrowed<W> {
     fn drop(&mut self) {
         if let Some(mut prefix) = self.prefix.take() {
             // Activations of a prompt do not outlive its session.
             prefix.truncate(0);
-            self.owner
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(prefix);
-            self.owner.returned.notify_one();
+            self.pool.lock().idle.push(prefix);
+            self.pool.returned.notify_one();
         }
     }
 }

@@ -1,24 +1,27 @@
 //! One session as E0, or as a client that sends shares: its steps.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use marill_mpc::{ClientSession, Comparison, ProgramSpec, TwoParty};
+use marill_mpc::{
+    ClientSession, Comparison, ProgramSpec, ProtocolError, TwoParty,
+    two_party::{Phase, STEPS_AHEAD},
+};
 use marill_net::{Channel, Meter};
 
 use crate::{
     client::{
         connection::{Peer, SERVER},
-        cost::Cost,
+        cost::{Cost, Offline},
         outsourced::SharedConnections,
         precompute::PrecomputedSteps,
     },
     error::SessionError,
-    messages::Step,
+    messages::{Step, recv_granted},
     terms::Correlations,
 };
 
-/// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second
-/// session, because a mask is never used twice.
+/// A session that is ready for steps: one prefill, then decodes, and further turns of the same
+/// conversation. Another prompt needs another session, because a mask is never used twice.
 pub struct SecureSession {
     pub(super) inner: Inner,
     pub(super) spec: ProgramSpec,
@@ -40,6 +43,10 @@ pub(super) enum Inner {
         session: Box<ClientSession<TwoParty>>,
         peer: Peer,
         meter: Arc<Meter>,
+        /// Tokens that may come behind the next, where that is known.
+        expected: Option<usize>,
+        /// What preparations took.
+        prepare_seconds: f64,
     },
     /// It sends shares and gets shares.
     Shared(SharedConnections),
@@ -48,8 +55,8 @@ pub(super) enum Inner {
 impl SecureSession {
     /// Says how many tokens may come behind the next, so that no more are prepared.
     pub(super) fn expect(&mut self, tokens: usize) {
-        if let Inner::TwoParty { session, .. } = &mut self.inner {
-            session.expect(tokens);
+        if let Inner::TwoParty { expected, .. } = &mut self.inner {
+            *expected = Some(tokens);
         }
     }
 
@@ -101,7 +108,18 @@ impl SecureSession {
                     .for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
-            Inner::TwoParty { session, peer, .. } => {
+            Inner::TwoParty {
+                session,
+                peer,
+                expected,
+                prepare_seconds,
+                ..
+            } => {
+                if session.prepared() == 0 {
+                    let wanted = expected.unwrap_or(STEPS_AHEAD).max(1);
+                    let made = prepare((session, peer), prepare_seconds, wanted)?;
+                    *expected = expected.map(|expected| expected.saturating_sub(made));
+                }
                 peer.send(Step::Decode.encode())
                     .map_err(SessionError::net(SERVER))?;
                 session.decode(boundary)?
@@ -109,6 +127,131 @@ impl SecureSession {
             Inner::Shared(connections) => connections.decode(boundary)?,
         };
         Ok((token, self.since(before)))
+    }
+
+    /// Evaluates the rows of a further turn, whose number the server hears; reveals the token
+    /// behind them.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; [`SessionError::KeepsNothing`] with a computing party.
+    pub fn extend(&mut self, boundary: &[u64]) -> Result<(u32, Cost), SessionError> {
+        let before = self.cost();
+        let width = self.spec.hidden_size;
+        let rows = boundary.len() / width;
+        // What was made or written early is for one row: the first rows take it.
+        let alone = match &self.inner {
+            Inner::Own { .. } => 1,
+            Inner::TwoParty { session, .. } => session.prepared().min(rows),
+            Inner::Shared(_) => return Err(SessionError::KeepsNothing),
+        };
+        let rest = rows - alone;
+        let mut token = None;
+        for (k, row) in boundary[..alone * width].chunks(width).enumerate() {
+            token = Some(match &mut self.inner {
+                Inner::Own { session, peer, .. } if rest > 0 && k + 1 == alone => {
+                    peer.send(Step::DecodeBefore { rows: rest }.encode())
+                        .map_err(SessionError::net(SERVER))?;
+                    session.decode(row)?
+                }
+                _ => self.decode(row)?.0,
+            });
+        }
+        if rest > 0 {
+            let rows = &boundary[alone * width..];
+            let step = Step::Extend { rows: rest }.encode();
+            token = Some(match &mut self.inner {
+                Inner::Own { session, peer, .. } => {
+                    peer.send(step).map_err(SessionError::net(SERVER))?;
+                    session.extend(rows)?
+                }
+                Inner::TwoParty { session, peer, .. } => {
+                    peer.send(step).map_err(SessionError::net(SERVER))?;
+                    session.extend(rows)?
+                }
+                Inner::Shared(_) => return Err(SessionError::KeepsNothing),
+            });
+        }
+        let token = token.ok_or(ProtocolError::MissingInput)?;
+        Ok((token, self.since(before)))
+    }
+
+    /// Whether this session can go on in a further turn: correlations that were preprocessed are
+    /// for one answer, keys of DCF are written early and would fill memory, and a computing party
+    /// begins anew.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        match &self.inner {
+            Inner::Own { .. } => {
+                self.correlations == Correlations::Live && self.comparison == Comparison::OneHot
+            }
+            Inner::TwoParty { .. } => true,
+            Inner::Shared(_) => false,
+        }
+    }
+
+    /// Says that this turn is over and another one may come.
+    pub fn wait(&mut self) {
+        if let Inner::Own { peer, .. } | Inner::TwoParty { peer, .. } = &mut self.inner {
+            drop(peer.send(Step::Wait.encode()));
+        }
+    }
+
+    /// Steps of one row that are prepared, where steps are prepared at all.
+    #[must_use]
+    pub fn prepared(&self) -> Option<usize> {
+        match &self.inner {
+            Inner::TwoParty { session, .. } if session.prepares() => Some(session.prepared()),
+            _ => None,
+        }
+    }
+
+    /// Makes what up to `steps` more steps of one row will take, together with the server, which
+    /// charges them now; returns how many.
+    ///
+    /// # Errors
+    /// A lost peer, or a budget that is used up.
+    pub fn prepare(&mut self, steps: usize) -> Result<usize, SessionError> {
+        match &mut self.inner {
+            Inner::TwoParty {
+                session,
+                peer,
+                prepare_seconds,
+                ..
+            } => prepare((session, peer), prepare_seconds, steps),
+            Inner::Own { .. } | Inner::Shared(_) => Ok(0),
+        }
+    }
+
+    /// What was made so far that depends on no input. None where a dealer makes that.
+    #[must_use]
+    pub fn offline(&self) -> Option<Offline> {
+        let Inner::TwoParty {
+            session,
+            prepare_seconds,
+            ..
+        } = &self.inner
+        else {
+            return None;
+        };
+        let phases = [Phase::Setup, Phase::Extension, Phase::Offline];
+        let bytes = phases.map(|phase| {
+            let traffic = session.traffic_of(phase);
+            traffic.sent + traffic.received
+        });
+        Some(Offline {
+            bytes: bytes.iter().sum(),
+            seconds: *prepare_seconds,
+        })
+    }
+
+    /// Cached positions, padding included.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        match &self.inner {
+            Inner::Own { session, .. } => session.positions(),
+            Inner::TwoParty { session, .. } => session.positions(),
+            Inner::Shared(_) => 0,
+        }
     }
 
     /// Values revealed to E1 so far whose products were made before they were needed.
@@ -157,4 +300,23 @@ impl SecureSession {
             Inner::Shared(connections) => connections.end(),
         }
     }
+}
+
+/// Makes what up to `wanted` more steps of one row take, as far as there is room for them.
+fn prepare(
+    (session, peer): (&mut ClientSession<TwoParty>, &mut Peer),
+    seconds: &mut f64,
+    wanted: usize,
+) -> Result<usize, SessionError> {
+    let room = session.room_to_prepare().min(wanted);
+    if room == 0 {
+        return Ok(0);
+    }
+    let started = Instant::now();
+    peer.send(Step::Prepare { steps: room }.encode())
+        .map_err(SessionError::net(SERVER))?;
+    let granted = recv_granted(peer, SERVER, room)?;
+    let made = session.prepare(granted)?;
+    *seconds += started.elapsed().as_secs_f64();
+    Ok(made)
 }

@@ -12,6 +12,7 @@ use crate::{
     error::{ServingError, SessionError, StateError},
     messages::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
     pace::Pace,
+    slots::Seat,
 };
 
 const SERVER: &str = "server";
@@ -21,6 +22,7 @@ pub(super) fn run(
     dealer: &Dealer,
     owner: &Owner,
     channel: WebSocketChannel,
+    mut seat: Seat,
 ) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
     let mut session = match open(dealer, owner, &mut channel) {
@@ -31,7 +33,7 @@ pub(super) fn run(
             return Err(error);
         }
     };
-    let result = stream(dealer, &mut channel, &mut session);
+    let result = stream(dealer, &mut channel, &mut session, &mut seat);
     channel
         .lock()
         .close(&result.as_ref().err().map_or(String::new(), |error| {
@@ -117,8 +119,10 @@ fn stream(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,
     session: &mut DealerSession,
+    seat: &mut Seat,
 ) -> Result<(), ServingError> {
-    let mut preprocessed: Option<Result<(), ProtocolError>> = None;
+    // Rows that were written early, and how that went.
+    let mut early: Option<(usize, Result<(), ProtocolError>)> = None;
     let mut pace = Pace::start(channel);
     loop {
         let frame = channel.recv().map_err(SessionError::net(SERVER))?;
@@ -127,26 +131,54 @@ fn stream(
             reason,
         };
         let step = Step::parse(&frame).map_err(bad)?;
-        // The corrections of the next step are written before that one is announced.
-        pace.step(if let Step::Prefill { bucket } = step {
-            bucket + 1
-        } else {
-            1
-        });
+        if matches!((step, &early), (Step::Wait, Some(_))) {
+            match rest(dealer, channel, (&mut pace, &mut *seat))? {
+                true => continue,
+                false => return Ok(()),
+            }
+        }
+        // What comes behind this step is written before it is announced.
+        let next = match step {
+            Step::DecodeBefore { rows } => rows,
+            _ => 1,
+        };
+        pace.step(step.rows() + next);
         let began = Instant::now();
-        match (step, preprocessed.take()) {
+        match (step, early.take()) {
             (Step::End, _) => return Ok(()),
             (Step::Prefill { bucket }, None) => session.prefill(bucket)?,
             (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into()).into()),
-            (Step::Decode, Some(done)) => done?,
-            (Step::Decode, None) => return Err(bad("a decode before the prefill".into()).into()),
+            (Step::Prepare { .. }, _) => {
+                return Err(bad("a preparation, where this dealer makes all".into()).into());
+            }
+            (_, None) => return Err(bad("a decode before the prefill".into()).into()),
+            (_, Some((rows, done))) if rows == step.rows() => done?,
+            (_, Some((rows, _))) => {
+                let reason = format!("a step of {} rows in place of {rows}", step.rows());
+                return Err(bad(reason).into());
+            }
         }
-        dealer
-            .metrics
-            .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
-        preprocessed = Some(session.decode());
+        dealer.metrics.stepped(step.is_prompt(), began.elapsed());
+        early = Some((next, session.extend(next)));
         pace.pause();
     }
+}
+
+/// Between two turns of a conversation: without a slot. `false`: the session ends.
+fn rest(
+    dealer: &Dealer,
+    channel: &SharedChannel<WebSocketChannel>,
+    (pace, seat): (&mut Pace, &mut Seat),
+) -> Result<bool, ServingError> {
+    seat.rise();
+    let left = pace.rest(dealer.kept.keeping().time);
+    // Nothing is under way that could fail.
+    let more = dealer.kept.wait(channel, None).unwrap_or(false);
+    if more {
+        seat.sit("dealer")?;
+        pace.resume(left);
+    }
+    Ok(more)
 }
 
 /// The frame of seeds for E1, which the channel takes over as it is.

@@ -45,6 +45,8 @@ pub enum SessionError {
     NoClient { seconds: u64 },
     #[error("no session `{session}` waits for a client")]
     NoSession { session: String },
+    #[error("a session with a computing party does not go on in a further turn")]
+    KeepsNothing,
     #[error("this server works with a separate computing party, and none is named")]
     NoParty,
 }

@@ -159,6 +159,7 @@ fn finish(
             stop: stops(fields)?,
             keep_boundary: false,
             sampling: sampling(fields, client)?,
+            keep: false,
         },
         stream: boolean(fields, "stream")?,
         return_token_ids: boolean(fields, "return_token_ids")?,

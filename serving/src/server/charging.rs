@@ -61,9 +61,41 @@ impl Charging {
             (tokens, _) => self.state.charge(principal, tokens, SystemTime::now())?,
         };
         paid.map_err(SessionError::Quota)?;
+        self.pay_ahead(principal.clone());
+        Ok(())
+    }
+
+    /// Pays for as many of `tokens` as the budget covers, one at least; returns how many.
+    ///
+    /// # Errors
+    /// As [`Self::pay`].
+    pub(super) fn pay_up_to(&mut self, tokens: u64) -> Result<u64, ServingError> {
+        let Some(principal) = &self.principal else {
+            return Ok(tokens);
+        };
+        // One that is paid for already is the first of them.
+        let coming = self.coming.take();
+        let mut paid =
+            u64::from(coming.is_some_and(|coming| matches!(coming.recv(), Ok(Ok(Ok(()))))));
+        let mut more = tokens.saturating_sub(paid);
+        while more > 0 {
+            match self.state.charge(principal, more, SystemTime::now())? {
+                Ok(()) => {
+                    paid += more;
+                    break;
+                }
+                Err(Refusal::BudgetSpent { .. }) if paid > 0 || more > 1 => more /= 2,
+                Err(refusal) => return Err(SessionError::Quota(refusal).into()),
+            }
+        }
+        self.state.check(principal)?.map_err(SessionError::Quota)?;
+        Ok(paid)
+    }
+
+    /// Begins to pay for the next token.
+    fn pay_ahead(&mut self, principal: Principal) {
         if self.coming.is_none() {
             let state = self.state.clone();
-            let principal = principal.clone();
             let (sender, receiver) = sync_channel(1);
             let charge = move || drop(sender.send(state.charge(&principal, 1, SystemTime::now())));
             if std::thread::Builder::new()
@@ -74,7 +106,6 @@ impl Charging {
                 self.coming = Some(receiver);
             }
         }
-        Ok(())
     }
 }
 
@@ -148,5 +179,38 @@ mod tests {
         );
         let mut nobody = Charging::new(&state, None);
         nobody.pay(16).unwrap();
+        assert_eq!(nobody.pay_up_to(32).unwrap(), 32);
+    }
+
+    #[test]
+    fn a_preparation_is_as_large_as_the_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        let limits = Limits {
+            tokens: Some(20),
+            ..Limits::default()
+        };
+        let key = Keys::add(&keys, "alice", limits).unwrap();
+        let state: Arc<dyn State> = Arc::new(FileState::open(folder.path(), &keys).unwrap());
+        let alice = state.principal(Some(&key)).unwrap().unwrap().unwrap();
+        let used = || FileState::used(folder.path(), &alice.digest).unwrap().0;
+
+        let mut charging = Charging::new(&state, Some(alice.clone()));
+        charging.pay(8).unwrap();
+        // One is under way already, half of what is left fits beside it.
+        assert_eq!(charging.pay_up_to(16).unwrap(), 8);
+        assert_eq!(used(), 16);
+        assert_eq!(charging.pay_up_to(4).unwrap(), 4);
+        let error = charging.pay_up_to(1).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ServingError::Session(SessionError::Quota(Refusal::BudgetSpent { limit: 20 }))
+            ),
+            "{error}"
+        );
+        drop(charging);
+        // What was prepared stays paid for.
+        assert_eq!(used(), 20);
     }
 }

@@ -146,7 +146,7 @@ fn join(
     server: &Server,
     connection: &mut SharedChannel<WebSocketChannel>,
     principal: Option<Principal>,
-    turn: Turn,
+    mut turn: Turn,
 ) -> Result<(), ServingError> {
     let hello: InputHello = recv_hello(connection, CLIENT)?;
     connection.lock().handshake_done();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty};
+use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty, two_party::STEPS_AHEAD};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
@@ -11,12 +11,12 @@ use crate::{
     error::{PreprocessingError, ServingError, SessionError, StateError, refused},
     messages::{
         ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome, Step, hash_key,
-        recv_hello, recv_input_share, recv_reply, send_json, send_token_share,
+        recv_hello, recv_input_share, recv_reply, send_granted, send_json, send_token_share,
     },
     metrics::Metrics,
     pace::Pace,
     server::{SecureModel, Server, charging::Charging, input::Announced},
-    slots::{SessionSlot, Turn},
+    slots::{Seat, Turn},
     state::Principal,
     terms::{Correlations, SessionParameters, TWO_PARTY_EXTENSION},
 };
@@ -39,9 +39,8 @@ pub(super) fn run(
     let mut client = SharedChannel::new(channel);
     let mut input = None;
     let began = Instant::now();
-    // Held to the end.
-    let mut slot = None;
-    let opened = open(server, &mut client, principal.as_ref(), (turn, &mut slot));
+    let mut seat = Seat::new(turn);
+    let opened = open(server, &mut client, principal.as_ref(), &mut seat);
     let result = opened.and_then(|(mut source, mut session, waiting)| {
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
@@ -52,7 +51,7 @@ pub(super) fn run(
                     &mut client,
                     &mut source,
                     &mut session,
-                    &mut pace,
+                    (&mut pace, &mut seat),
                     principal.as_ref(),
                 ),
                 Some(announced) => announced.wait(&client).map_err(Into::into).and_then(
@@ -64,7 +63,7 @@ pub(super) fn run(
                             connection,
                             &mut source,
                             &mut session,
-                            &mut pace,
+                            (&mut pace, &mut seat),
                             principal.as_ref(),
                         )
                     },
@@ -107,10 +106,12 @@ impl E1 {
     ) -> Result<(), SessionError> {
         let token = match (self, step) {
             (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
+            (Self::Own(session), Step::Extend { rows }) => return Ok(session.extend(rows)?),
             (Self::Own(session), _) => return Ok(session.decode()?),
             (Self::TwoParty(session), Step::Prefill { bucket }) => {
                 return Ok(session.prefill(bucket)?);
             }
+            (Self::TwoParty(session), Step::Extend { rows }) => return Ok(session.extend(rows)?),
             (Self::TwoParty(session), _) => return Ok(session.decode()?),
             (Self::Shared(session), Step::Prefill { bucket }) => {
                 session.prefill_shared(&recv_input_share(client, CLIENT, step, width)?, bucket)?
@@ -134,8 +135,8 @@ enum CorrelationSource {
         tokens_left: usize,
         prompt_paid: bool,
     },
-    /// There are none: client and server compute alone.
-    None,
+    /// There are none: client and server compute alone. Some decodes are prepared, and paid for.
+    None { prepaid: u64 },
 }
 
 impl CorrelationSource {
@@ -151,7 +152,10 @@ impl CorrelationSource {
             (Self::Live(dealer), step) => dealer
                 .send(step.encode())
                 .map_err(SessionError::net(DEALER)),
-            (Self::None, _) => Ok(()),
+            (Self::None { .. }, _) | (Self::Preprocessed { .. }, Step::Wait) => Ok(()),
+            (Self::Preprocessed { .. }, Step::Extend { .. } | Step::DecodeBefore { .. }) => {
+                uncovered("preprocessed correlations are for one token after the other".into())
+            }
             (Self::Preprocessed { bucket, .. }, Step::Prefill { bucket: asked })
                 if *bucket != asked =>
             {
@@ -169,9 +173,21 @@ impl CorrelationSource {
         }
     }
 
+    /// The dealer, where it streams.
+    fn dealer(&self) -> Option<&Connection> {
+        match self {
+            Self::Live(dealer) => Some(dealer),
+            _ => None,
+        }
+    }
+
     /// What a step that needs so many tokens has still to pay.
     fn owed(&mut self, tokens: u64) -> u64 {
         match self {
+            Self::None { prepaid } if tokens == 1 && *prepaid > 0 => {
+                *prepaid -= 1;
+                0
+            }
             Self::Preprocessed {
                 prompt_paid: paid @ true,
                 ..
@@ -194,9 +210,9 @@ fn open<'a>(
     server: &'a Server,
     client: &mut Connection,
     principal: Option<&Principal>,
-    slot: (Turn, &mut Option<SessionSlot>),
+    seat: &mut Seat,
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
-    match handshake(server, client, principal, slot) {
+    match handshake(server, client, principal, seat) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             server.metrics.refuse(error.refusal_code(CLIENT));
@@ -210,11 +226,11 @@ fn handshake<'a>(
     server: &'a Server,
     client: &mut Connection,
     principal: Option<&Principal>,
-    (turn, slot): (Turn, &mut Option<SessionSlot>),
+    seat: &mut Seat,
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().handshake_done();
-    *slot = Some(turn.take("server")?);
+    seat.sit("server")?;
     Metrics::add(&server.metrics.sessions_started, 1);
     server.start_session(principal)?;
     // The adapter may have to be made and sent.
@@ -222,7 +238,7 @@ fn handshake<'a>(
     let parameters = agree(&server.model, &hello)?;
     if parameters.is_two_party() {
         let session = two_party(&server.model, client, parameters, &hello)?;
-        return Ok((CorrelationSource::None, session, None));
+        return Ok((CorrelationSource::None { prepaid: 0 }, session, None));
     }
 
     // Both ask the dealer, who knows this client by its proof, before anything is used up or
@@ -300,7 +316,7 @@ fn two_party(
     );
     let session = session.map_err(SessionError::from)?;
     Ok(E1::TwoParty(Box::new(
-        session.with_sampling(hello.sampling),
+        session.with_sampling(hello.sampling).preparing_when_asked(),
     )))
 }
 
@@ -519,7 +535,7 @@ fn serve(
     client: &mut Connection,
     source: &mut CorrelationSource,
     session: &mut E1,
-    pace: &mut Pace,
+    (pace, seat): (&mut Pace, &mut Seat),
     principal: Option<&Principal>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
@@ -532,35 +548,83 @@ fn serve(
     loop {
         let frame = client.recv().map_err(SessionError::net(CLIENT))?;
         let step = Step::parse(&frame).map_err(bad)?;
-        positions += match step {
+        match step {
             Step::End => return Ok(()),
-            Step::Prefill { bucket } if positions == 0 && spec.bucket(bucket) == bucket => bucket,
+            Step::Prefill { bucket } if positions == 0 && spec.bucket(bucket) == bucket => {}
             Step::Prefill { bucket } => {
                 return Err(bad(format!("a prefill of {bucket} is not possible now")).into());
             }
-            Step::Decode if positions > 0 => 1,
-            Step::Decode => return Err(bad("a decode before the prefill".into()).into()),
-        };
+            _ if positions == 0 => return Err(bad("a decode before the prefill".into()).into()),
+            Step::Wait => match rest(server, client, source, (pace, seat))? {
+                true => continue,
+                false => return Ok(()),
+            },
+            Step::Prepare { steps } => {
+                prepare(client, (source, session), (pace, &mut charging), steps)?;
+                continue;
+            }
+            Step::Decode | Step::DecodeBefore { .. } | Step::Extend { .. } => {}
+        }
+        let rows = step.rows();
+        positions += rows;
         if positions > spec.max_positions {
             return Err(bad(format!("more than {} positions", spec.max_positions)).into());
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
-        charging.pay(source.owed(if let Step::Prefill { bucket } = step {
-            bucket as u64
-        } else {
-            1
-        }))?;
-        pace.step(if let Step::Prefill { bucket } = step {
-            bucket
-        } else {
-            1
-        });
+        charging.pay(source.owed(rows as u64))?;
+        pace.step(rows);
         let began = Instant::now();
         source.announce(step)?;
         session.step(step, client, spec.hidden_size)?;
         pace.pause();
-        server
-            .metrics
-            .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
+        server.metrics.stepped(step.is_prompt(), began.elapsed());
     }
+}
+
+/// Two parties make what some steps will take, as far as the client's budget goes, which pays for
+/// them now: the work is done, whether they are used or not.
+fn prepare(
+    client: &mut Connection,
+    (source, session): (&mut CorrelationSource, &mut E1),
+    (pace, charging): (&mut Pace, &mut Charging),
+    steps: usize,
+) -> Result<(), ServingError> {
+    let (E1::TwoParty(session), CorrelationSource::None { prepaid }) = (session, source) else {
+        return Err(SessionError::BadMessage {
+            peer: CLIENT,
+            reason: "a dealer makes this session's correlations".into(),
+        }
+        .into());
+    };
+    let granted = charging.pay_up_to(steps.min(STEPS_AHEAD) as u64)?;
+    pace.step(granted as usize);
+    send_granted(client, CLIENT, granted as usize)?;
+    let made = session
+        .prepare(granted as usize)
+        .map_err(SessionError::from)?;
+    pace.pause();
+    *prepaid += granted.min(made as u64);
+    Ok(())
+}
+
+/// Between two turns of a conversation: without a slot. `false`: the session ends.
+fn rest(
+    server: &Server,
+    client: &Connection,
+    source: &mut CorrelationSource,
+    (pace, seat): (&mut Pace, &mut Seat),
+) -> Result<bool, ServingError> {
+    if server.model.parameters.is_shared() {
+        return Ok(false);
+    }
+    source.announce(Step::Wait)?;
+    seat.rise();
+    let left = pace.rest(server.kept.keeping().time);
+    // Nothing is under way that could fail.
+    let more = server.kept.wait(client, source.dealer()).unwrap_or(false);
+    if more {
+        seat.sit("server")?;
+        pace.resume(left);
+    }
+    Ok(more)
 }

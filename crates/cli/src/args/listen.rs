@@ -3,9 +3,10 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
-use marill_serving::tls::Tls;
+use marill_serving::{kept::Keeping, tls::Tls};
 
 /// Where a service listens.
 #[derive(clap::Args)]
@@ -53,6 +54,34 @@ pub fn parse_sessions(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(sessions @ 1..=MAX_SESSIONS) => Ok(sessions),
         _ => Err(format!("it is no number from 1 to {MAX_SESSIONS}")),
+    }
+}
+
+/// Sessions that wait for a further turn of their conversation.
+#[derive(clap::Args)]
+pub struct KeepArgs {
+    /// How long a session waits for a further turn of its conversation, which then does not pay for
+    /// the earlier ones; 0 ends each with its answer. Whoever runs this service sees which answers
+    /// belong together
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u32).range(..=3600),
+    )]
+    keep_seconds: u32,
+    /// How many sessions wait at most, beside those that run; each holds its keys and values in
+    /// memory. One more ends the one that has waited longest [default: as `--max-sessions`]
+    #[arg(long, value_name = "N", value_parser = parse_sessions)]
+    keep_sessions: Option<usize>,
+}
+
+impl KeepArgs {
+    pub fn keeping(&self, max_sessions: usize) -> Keeping {
+        Keeping {
+            sessions: self.keep_sessions.unwrap_or(max_sessions),
+            time: Duration::from_secs(self.keep_seconds.into()),
+        }
     }
 }
 

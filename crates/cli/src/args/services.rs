@@ -187,3 +187,18 @@ impl Services {
         })
     }
 }
+
+/// Whether further turns go on in the session of the earlier ones.
+#[derive(clap::Args)]
+pub struct NoKeepArgs {
+    /// Begin every answer in a session of its own: the server does not see which answers belong to
+    /// one conversation, and each turn computes all earlier ones again
+    #[arg(long)]
+    no_keep: bool,
+}
+
+impl NoKeepArgs {
+    pub fn keeps(&self) -> bool {
+        !self.no_keep
+    }
+}

@@ -1,4 +1,5 @@
-//! `marill chat`: a conversation in the terminal, each answer a private session of its own.
+//! `marill chat`: a conversation in the terminal, in one private session as long as it
+//! goes on.
 
 use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
 
@@ -11,7 +12,7 @@ use marill_serving::{
 
 use crate::{
     args::{
-        services::{DEFAULT_SERVER, Services},
+        services::{DEFAULT_SERVER, NoKeepArgs, Services},
         target::Target,
     },
     commands::generate::{SamplingArgs, summary},
@@ -42,6 +43,8 @@ pub struct Args {
     /// Print no costs after an answer
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    keep: NoKeepArgs,
     #[command(flatten)]
     services: Services,
 }
@@ -92,6 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "/quit" => break,
             "/reset" => {
                 messages = opening();
+                client.end_kept();
                 continue;
             }
             text => messages.push(Message {
@@ -104,6 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             max_tokens: Some(args.max_tokens as usize),
             ignore_eos: args.ignore_eos,
             sampling,
+            keep: args.keep.keeps(),
             ..Request::default()
         };
         let result = client.generate(&request, &mut |event| {

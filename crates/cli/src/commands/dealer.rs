@@ -10,7 +10,7 @@ use marill_serving::dealer::{
 use crate::{
     args::{
         folders::{Folders, default_cache, given_or},
-        listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
+        listen::{KeepArgs, Listen, MetricsArgs, TlsArgs, parse_sessions},
     },
     output::advice::advise,
 };
@@ -31,6 +31,8 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_sessions)]
     max_sessions: usize,
+    #[command(flatten)]
+    keep: KeepArgs,
     /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's
     /// server and to nobody else. Owners at one dealer share no masks. A running dealer knows it at
     /// once; deleting the file ends it
@@ -157,6 +159,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         state,
         vault,
         max_sessions: args.max_sessions,
+        keeping: args.keep.keeping(args.max_sessions),
         metrics: args.metrics.metrics_listen,
     };
     run_dealer(&options).map_err(advise)?;

@@ -10,7 +10,7 @@ use marill_serving::{
 use crate::{
     args::{
         listen::{Listen, MetricsArgs, parse_sessions},
-        services::{DEFAULT_SERVER, Services},
+        services::{DEFAULT_SERVER, NoKeepArgs, Services},
     },
     output::advice::advise,
 };
@@ -33,6 +33,8 @@ pub struct Args {
     /// once
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_sessions)]
     max_sessions: usize,
+    #[command(flatten)]
+    keep: NoKeepArgs,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -41,6 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = GatewayOptions {
         listen: args.listen.at(args.port),
         client,
+        keep: args.keep.keeps(),
         metrics,
     };
     run_gateway(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;

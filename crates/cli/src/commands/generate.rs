@@ -112,6 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         stop: args.stop.clone(),
         keep_boundary: args.check_twin.is_some(),
         sampling,
+        keep: false,
     };
     let quiet = args.json;
     let answer = client.generate(&request, &mut |event| {
@@ -168,9 +169,13 @@ fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>
 pub fn summary(answer: &Answer) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let steps = answer.decode_steps.max(1) as f64;
+    let cached = match answer.cached_tokens {
+        0 => String::new(),
+        cached => format!(", {cached} of {} tokens seen before", answer.prompt_tokens),
+    };
     format!(
         "{} tokens; session {:.2} s, prefill {:.2} s ({:.1} MiB sent, {:.1} MiB received, {} \
-         rounds); then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds per token",
+         rounds{cached}); then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds per token",
         answer.tokens.len(),
         answer.open_seconds,
         answer.prefill.seconds,
@@ -219,6 +224,9 @@ fn json(
         "prefill": step(&answer.prefill),
         "decode": step(&answer.decode),
         "decode_steps": answer.decode_steps,
+        "cached_tokens": answer.cached_tokens,
+        "offline_bytes": answer.offline.map(|offline| offline.bytes),
+        "offline_seconds": answer.offline.map(|offline| offline.seconds),
         "rounds_per_token": per_token(answer.decode.rounds as f64),
         "client_bytes_sent_per_token": per_token(answer.decode.bytes_sent as f64),
         "client_bytes_received_per_token": per_token(answer.decode.bytes_received as f64),

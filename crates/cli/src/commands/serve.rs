@@ -16,7 +16,7 @@ use marill_serving::{
 use crate::{
     args::{
         folders::Folders,
-        listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
+        listen::{KeepArgs, Listen, MetricsArgs, TlsArgs, parse_sessions},
         services::{AuthoritiesArgs, DEFAULT_DEALER, parse_setting},
     },
     output::advice::advise,
@@ -50,6 +50,8 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
     max_sessions: usize,
+    #[command(flatten)]
+    keep: KeepArgs,
     /// Serve the users of these keys only: lines of `sha256-of-the-key name [tokens=N]
     /// [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill
     /// keys` writes them [default: `server/keys` below the state folder, where it is]
@@ -121,6 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         dealer,
         state: state.join("server"),
         max_sessions: args.max_sessions,
+        keeping: args.keep.keeping(args.max_sessions),
         keys: args.keys,
         allow_anonymous: args.allow_anonymous,
         preprocessed: args.preprocessed,

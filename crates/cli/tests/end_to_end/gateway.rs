@@ -72,6 +72,39 @@ fn the_gateway_answers_the_openai_interface() {
     assert_eq!(chunks.last().unwrap()["usage"], answer["usage"]);
 }
 
+/// What a conversation's turns say, and how many tokens of each prompt were seen before.
+fn conversation(gateway: &Service) -> (Vec<Value>, Vec<u64>) {
+    let mut messages = vec![json!({ "role": "user", "content": "hello" })];
+    let mut said = Vec::new();
+    let mut cached = Vec::new();
+    for question in ["and", "then", "what"] {
+        let body = json!({ "messages": messages, "max_tokens": 4, "ignore_eos": true });
+        let (status, answer) = gateway.post("/v1/chat/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        let details = &answer["usage"]["prompt_tokens_details"];
+        cached.push(details["cached_tokens"].as_u64().unwrap());
+        let message = answer["choices"][0]["message"].clone();
+        said.push(message["content"].clone());
+        messages.push(message);
+        messages.push(json!({ "role": "user", "content": question }));
+    }
+    (said, cached)
+}
+
+#[test]
+fn a_conversation_at_the_gateway_goes_on_in_its_session() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let (said, cached) = conversation(&gateway);
+    assert_eq!(cached[0], 0);
+    drop(gateway);
+    let apart = world.gateway_with(&server.url, &dealer.url, &["--no-keep"]);
+    let (fresh, seen) = conversation(&apart);
+    assert_eq!((said, seen), (fresh, vec![0; 3]));
+    assert!(cached[1] > 0 && cached[2] > cached[1], "{cached:?}");
+}
+
 #[test]
 fn the_gateway_gives_exactly_the_tokens_asked_for() {
     let world = World::new();

@@ -138,7 +138,8 @@ fn usage(answer: &Answer) -> Value {
     let completion = answer.tokens.len();
     json!({
         "prompt_tokens": prompt, "completion_tokens": completion,
-        "total_tokens": prompt + completion
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": { "cached_tokens": answer.cached_tokens },
     })
 }
 
@@ -152,5 +153,7 @@ fn cost(answer: &Answer) -> Value {
         "prefill_seconds": answer.prefill.seconds,
         "decode_seconds": answer.decode.seconds,
         "decode_steps": answer.decode_steps,
+        "offline_bytes": answer.offline.map(|offline| offline.bytes),
+        "offline_seconds": answer.offline.map(|offline| offline.seconds),
     })
 }
