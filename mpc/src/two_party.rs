@@ -15,6 +15,7 @@
 //! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits |
 //! | the same, rounded stochastically | no carry: the low bits of E0's share round |
 //! | private updates, scores, weighted values | openings under masks made ahead (`ahead.rs`) |
+//! | products with whole private matrices | the same |
 //! | scalings, square sums | the same |
 //! | these five, where that sends less | [`marill_lattice`] or [`marill_two_party::combinations`] |
 //! | element-wise products | [`marill_two_party::Product`] |
@@ -34,7 +35,7 @@
 //! compare digests of what was sent and received: a message that was changed on its way ends the
 //! session. A party that deviates is outside the model: a client that does may read the adapter.
 //!
-//! Refused by name: full-rank private weights, top-k.
+//! Refused by name: top-k; full-rank private weights whose products are not made ahead.
 
 mod ahead;
 mod begin;
@@ -62,7 +63,6 @@ use marill_two_party::{Party, Radix};
 
 use self::{
     ahead::{Masks, Stock},
-    begin::supported,
     gates::Gates,
     jobs::Plan,
     wire::Opened,
@@ -83,7 +83,8 @@ use crate::{
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
-/// Bits of the elements of E1's factors, sign included; both parties know them.
+/// Bits of the elements of E1's factors, sign included; both parties know them. Of whole matrices
+/// the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FactorBits {
     a: u32,
@@ -113,6 +114,8 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     maps: Vec<MapSpec>,
     /// E1's.
     private: Option<Arc<PrivateWeights>>,
+    /// Whether whole matrices are private, in place of updates.
+    whole: bool,
     factor_bits: FactorBits,
     products: Products,
     masks: Masks,
@@ -143,6 +146,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             gates,
             maps: spec.maps().collect(),
             private,
+            whole: spec.is_full_rank(),
             factor_bits,
             products: Products::default(),
             masks: Masks::Shares,

@@ -168,10 +168,29 @@ fn what_two_parties_do_not_have_is_refused_by_name() {
 }
 
 #[test]
-fn programs_that_two_parties_do_not_run_are_refused() {
+fn a_full_fine_tune_gives_the_twins_tokens() {
     let spec = with_private_matrices(tiny_spec());
-    let error = marill_mpc::TwoParty::check(&spec, None).unwrap_err();
-    assert!(error.to_string().contains("full-rank"), "{error}");
+    let world = World::of(
+        model_of(spec.clone(), Setting::Dealer),
+        tempfile::tempdir().unwrap(),
+        false,
+        false,
+        |dealer| dealer,
+    );
+    let model = model_of(spec, Setting::TwoParties);
+    let parameters = model.parameters.clone();
+    let server = LocalServer::start(model, &world.folder.path().join("alone"), 4).unwrap();
+    let opener = SessionOpener {
+        server: HttpClient::new(server.endpoint.clone(), None),
+        parameters,
+        ..world.opener_at(&server.endpoint, "client")
+    };
+    let (tokens, _) = world.secure(&mut opener.open().unwrap(), 3, 5, 3);
+    assert_eq!(tokens, world.twin(3, 5, 3));
+}
+
+#[test]
+fn either_way_of_rounding_is_run() {
     let numeric = marill_numeric::NumericSpec::with_rounding(marill_numeric::Rounding::Stochastic);
     let spec = ProgramSpec {
         numeric,

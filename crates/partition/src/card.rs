@@ -185,8 +185,8 @@ fn facts(manifest: &Manifest) -> String {
     if manifest.decoder.is_full_rank() {
         let _ = writeln!(
             text,
-            "- private: every linear map and norm of these layers (a full fine-tune); a client \
-             downloads {} bytes of masked matrices once, besides the public part",
+            "- private: every linear map and norm of these layers (a full fine-tune); with a \
+             dealer a client downloads {} bytes of masked matrices once, besides the public part",
             marill_mpc::MaskedAdapter::bytes_of(&manifest.decoder)
         );
     }

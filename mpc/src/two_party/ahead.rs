@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `x·y`, both shared | `x + r` and `y + s`, to both | shares of `r·s` |
 //! | `B·(A·x)`, factors of E1's | `x + r`, to E1 | shares of `A·r = a_0 + a_1` and of `B·t` |
+//! | `W·x`, a matrix of E1's | `x + r`, to E1 | shares of `W·r` |
 //!
 //! `r` and `t` of the second are E0's alone, and E1 is told `t - a_0` ahead. A wire is opened once;
 //! a cached key's mask enters products with the masks of every later query.
@@ -18,7 +19,8 @@
 //! # Argument
 //! `x·y = (x + r)(y + s) - (x + r)·s - r·(y + s) + r·s`, of which E0 adds the first term. Of a
 //! private update E1 has `A·(x + r)`: it subtracts `a_1`, adds `t - a_0` and multiplies by `B`;
-//! shares of `B·t` take the rest away. All that is opened is masked by uniform
+//! shares of `B·t` take the rest away. Of a whole matrix it has `W·(x + r)`, and shares of `W·r` take
+//! the rest away. All that is opened is masked by uniform
 //! numbers that are used for one opening: `r`, `s` and `t` are drawn for each wire and step, and
 //! `t - a_0` tells nothing of what E0 decrypted. Products of masks are [`marill_lattice`]'s. What a
 //! session did not use is dropped with it.

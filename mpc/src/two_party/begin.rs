@@ -8,10 +8,10 @@ use marill_two_party::{OtError, Session};
 
 use crate::{
     error::{ProtocolError, ProtocolResult},
-    sampling::Sampling,
+    sampling::{Sampling, Selection},
     spec::{MapSpec, ProgramSpec},
-    two_party::{FactorBits, Gates, TwoParty},
-    weights::PrivateWeights,
+    two_party::{FactorBits, Gates, Preparation, TwoParty, tally_preparations},
+    weights::{FullRankMap, PrivateWeights},
 };
 
 /// Most bits of an element: quantization keeps them below `2^30`.
@@ -23,7 +23,16 @@ impl TwoParty {
     /// # Errors
     /// [`ProtocolError::Unsupported`].
     pub fn check(spec: &ProgramSpec, sampling: Option<Sampling>) -> Result<(), ProtocolError> {
-        supported(spec, sampling)
+        supported(sampling)?;
+        if spec.is_full_rank() {
+            // Whether any parameters hold the noise of such matrices.
+            let prompt = Preparation {
+                rows: spec.bucket(1),
+                steps: 1,
+            };
+            tally_preparations(spec, Selection::Greedy, &[prompt], None)?;
+        }
+        Ok(())
     }
 }
 
@@ -35,7 +44,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     /// [`ProtocolError::Peer`] when E1 is gone, [`ProtocolError::TwoParty`] when it says a width
     /// that no factor has.
     pub fn client(spec: &ProgramSpec, mut session: Session<C, S>) -> ProtocolResult<Self> {
-        supported(spec, None)?;
+        supported(None)?;
         let told = session.link().receive("factor widths", 2)?;
         let factor_bits = FactorBits {
             a: told[0].into(),
@@ -63,14 +72,19 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         private: Arc<PrivateWeights>,
         mut session: Session<C, S>,
     ) -> ProtocolResult<Self> {
-        supported(spec, None)?;
+        supported(None)?;
         check_private(spec, &private)?;
         let widest = |of: fn(&crate::weights::Lora) -> &Vec<u64>| {
             let elements = private.lora.iter().flat_map(of);
             elements.map(|v| signed_bits(*v)).max().unwrap_or(1)
         };
+        let whole = private.full.iter().flat_map(FullRankMap::weights);
         let factor_bits = FactorBits {
-            a: widest(|lora| &lora.a),
+            a: whole
+                .map(signed_bits)
+                .max()
+                .unwrap_or(1)
+                .max(widest(|lora| &lora.a)),
             b: widest(|lora| &lora.b),
         };
         let told = [factor_bits.a as u8, factor_bits.b as u8];
@@ -90,30 +104,27 @@ pub(super) fn signed_bits(v: u64) -> u32 {
 /// What is refused of a sampled token.
 pub const TOP_K: &str = "top-k";
 
-pub(super) fn supported(spec: &ProgramSpec, sampling: Option<Sampling>) -> ProtocolResult<()> {
-    let refused = |what| Err(ProtocolError::Unsupported { what });
-    if spec.is_full_rank() {
-        return refused("full-rank private weights (`private = \"full\"`)");
-    }
+pub(super) fn supported(sampling: Option<Sampling>) -> ProtocolResult<()> {
     if sampling.is_some_and(|sampling| sampling.top_k().is_some()) {
-        return refused(TOP_K);
+        return Err(ProtocolError::Unsupported { what: TOP_K });
     }
     Ok(())
 }
 
 pub(super) fn check_private(spec: &ProgramSpec, private: &PrivateWeights) -> ProtocolResult<()> {
-    let expected = if spec.lora_rank == 0 {
-        0
-    } else {
-        spec.num_maps()
-    };
-    let fits = private.full.is_empty() && private.lora.len() == expected;
+    let num_maps = |there: bool| if there { spec.num_maps() } else { 0 };
+    let fits = private.full.len() == num_maps(spec.is_full_rank())
+        && private.lora.len() == num_maps(spec.lora_rank > 0);
     let shapes = || {
         let maps = spec.maps().zip(&private.lora);
         let fits = |(map, lora): (MapSpec, &crate::weights::Lora)| {
             map.factor_lens() == [lora.a.len(), lora.b.len()]
         };
-        maps.into_iter().all(fits)
+        let matrices = spec.maps().zip(private.full.iter());
+        let same = |(map, full): (MapSpec, &FullRankMap)| {
+            [map.rows, map.cols] == [full.matrix.rows(), full.matrix.cols()]
+        };
+        maps.into_iter().all(fits) && { matrices }.all(same)
     };
     if fits && shapes() {
         Ok(())

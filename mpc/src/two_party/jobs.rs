@@ -99,6 +99,8 @@ pub(super) struct UpdateJob {
     pub maps: Vec<MapId>,
     pub bits: u32,
     pub rows: usize,
+    /// Whether the maps' weights are private as a whole: then there is no `A`.
+    pub whole: bool,
     /// E0's: of the rows, and of what the maps' `A` give, side by side.
     pub outer: Vec<u64>,
     pub inner: Vec<u64>,
@@ -120,7 +122,7 @@ pub(super) struct MadeUpdate {
     pub masks: Vec<u64>,
     /// E1's: `t - a_0 - a_1`, what it adds to `A·(x + r)`.
     pub inner: Vec<u64>,
-    /// Shares of `B·t`, map by map.
+    /// Shares of `B·t`, or of `W·r`, map by map.
     pub updates: Vec<Vec<u64>>,
 }
 
@@ -165,7 +167,13 @@ impl Plan {
         self.jobs.push(job);
     }
 
-    pub(super) fn update(&mut self, maps: &[MapSpec], ids: Vec<MapId>, x: &RingTensor) {
+    pub(super) fn update(
+        &mut self,
+        maps: &[MapSpec],
+        ids: Vec<MapId>,
+        whole: bool,
+        x: &RingTensor,
+    ) {
         let rank: usize = maps.iter().map(|map| map.rank).sum();
         let [outer, inner] = match self.party {
             // E1 draws nothing.
@@ -176,6 +184,7 @@ impl Plan {
             maps: ids,
             bits: x.bits,
             rows: x.rows,
+            whole,
             outer,
             inner,
         }));

@@ -212,7 +212,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let spec = |map: &MapId| self.maps[map.index()];
         let with: Vec<MapId> = maps
             .iter()
-            .filter(|map| spec(map).rank > 0)
+            .filter(|map| self.whole || spec(map).rank > 0)
             .copied()
             .collect();
         let specs: Vec<MapSpec> = with.iter().map(spec).collect();
@@ -222,7 +222,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let updates = match &mut self.masks {
             Masks::Plan(plan) => {
                 // E0 will say x + r.
-                plan.update(&specs, with.clone(), x);
+                plan.update(&specs, with.clone(), self.whole, x);
                 let told = [(x.bits, x.data.clone())];
                 self.gates
                     .at("adapter")
@@ -264,8 +264,17 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let (Some(told), Some(private)) = (told, &self.private) else {
             return Ok(shares);
         };
-        // A·(x + r) - a_1 + (t - a_0), which is A·x + t, and B of that.
         let seen = x + &x.with_data(told.into_iter().flatten().collect());
+        if self.whole {
+            // W·(x + r).
+            for (map, share) in maps.iter().zip(&mut shares) {
+                let product = private.full[map.index()].matrix.par_apply(&seen.data);
+                let sums = share.iter_mut().zip(product);
+                sums.for_each(|(share, product)| *share = share.wrapping_add(product));
+            }
+            return Ok(shares);
+        }
+        // A·(x + r) - a_1 + (t - a_0), which is A·x + t, and B of that.
         let rank: usize = specs.iter().map(|map| map.rank).sum();
         let inner = RingTensor::new(x.rows, rank, x.bits, made.inner);
         let mut first = 0;

@@ -16,7 +16,6 @@ use crate::{
         gates::{Gates, PIECE},
         lattice::SET,
         make::{self, LEAST_VECTORS},
-        supported,
     },
     weights::PublicWeights,
 };
@@ -71,7 +70,6 @@ pub fn tally_preparations(
     preparations: &[Preparation],
     factor_bits: Option<[u32; 2]>,
 ) -> ProtocolResult<Vec<Cost>> {
-    supported(spec, None)?;
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
     let mut engine = counting(spec, Gates::count(), bits, true);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
@@ -108,10 +106,16 @@ pub(super) fn are_made_ahead(
     bits: FactorBits,
     products: Products,
 ) -> ProtocolResult<bool> {
-    match products {
-        Products::Ahead => return Ok(true),
-        Products::Transfers | Products::Lattices => return Ok(false),
-        Products::Cheaper => {}
+    match (products, spec.is_full_rank()) {
+        // Whole matrices would be encrypted within each step.
+        (Products::Ahead, _) | (Products::Cheaper, true) => return Ok(true),
+        (Products::Transfers | Products::Lattices, false) => return Ok(false),
+        (Products::Transfers | Products::Lattices, true) => {
+            return Err(ProtocolError::Unsupported {
+                what: "full-rank private weights whose products are not made ahead",
+            });
+        }
+        (Products::Cheaper, false) => {}
     }
     let prompt = Preparation {
         rows: spec.bucket(1),
@@ -193,7 +197,6 @@ fn count(
     (bits, products, piece): (FactorBits, Products, usize),
     ahead: bool,
 ) -> ProtocolResult<Vec<(&'static str, Counted)>> {
-    supported(spec, None)?;
     check_remaining_context(spec, cached, rows)?;
     let gates = || {
         let mut gates = Gates::count();

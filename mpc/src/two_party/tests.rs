@@ -20,7 +20,7 @@ use crate::{
     program::{self, cache::Cache, padding::pad_prompt},
     random_model::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, variants,
-        with_mixed_heads,
+        with_mixed_heads, with_private_matrices,
     },
     sampling::Selection,
     spec::{Pooling, Reveal},
@@ -226,6 +226,50 @@ fn steps_over_several_preparations_are_the_twins() {
     };
     let model = random_weights(&spec, 6);
     equals_over(&model, [18, EXPECTED + 3], Products::Ahead, gates::PIECE);
+}
+
+/// An ordinary full fine-tune: W·(x + r), less shares of W·r.
+#[test]
+fn whole_private_matrices_are_the_twins() {
+    let spec = with_private_matrices(tiny_spec());
+    for rounding in [Rounding::Exact, Rounding::Stochastic] {
+        let spec = ProgramSpec {
+            numeric: NumericSpec::with_rounding(rounding),
+            ..spec.clone()
+        };
+        for products in [Products::Ahead, Products::Cheaper] {
+            equals_with(&random_weights(&spec, 7), 5, products);
+        }
+    }
+    equals_over(
+        &random_weights(&spec, 7),
+        [18, EXPECTED + 2],
+        Products::Ahead,
+        gates::PIECE,
+    );
+}
+
+#[test]
+fn whole_private_matrices_with_rows_are_the_twins() {
+    let bert = crate::Architecture::Bert {
+        pooling: Pooling::Pooler,
+        reveal: Reveal::Class,
+    };
+    for architecture in [crate::Architecture::Gpt2, bert] {
+        let spec = with_private_matrices(tiny_affine_spec(architecture));
+        let model = AffineModel::random(&spec, 2).quantize();
+        equals_with(&model, 4, Products::Ahead);
+    }
+}
+
+#[test]
+fn whole_private_matrices_within_a_step_are_refused() {
+    let spec = with_private_matrices(tiny_spec());
+    for products in [Products::Lattices, Products::Transfers] {
+        let counted = tally_two_party(&spec, Selection::Greedy, 16, 1, None, products);
+        let error = counted.err().unwrap().to_string();
+        assert!(error.contains("full-rank"), "{error}");
+    }
 }
 
 /// Given the low bits of E0's shares, which round.

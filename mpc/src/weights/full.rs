@@ -53,6 +53,15 @@ impl FullRankMap {
         masked
     }
 
+    /// Its weights as they multiply, row by row.
+    pub(crate) fn weights(&self) -> Vec<u64> {
+        let cols = self.matrix.cols();
+        let all = 0..self.matrix.rows() * cols;
+        all.into_par_iter()
+            .map(|i| ring_weight(&self.matrix, i / cols, i % cols))
+            .collect()
+    }
+
     /// Everything in it, for a digest.
     pub(crate) fn append_bytes(&self, out: &mut Vec<u8>) {
         self.matrix

@@ -49,6 +49,33 @@ fn a_folder_answers_without_a_dealer_in_this_process() {
     assert_eq!(answer["setting"], "2pc");
 }
 
+/// A prompt is the first step that is measured.
+#[test]
+fn a_full_fine_tunes_prompt_is_timed_and_counted() {
+    let mut bench = marill();
+    bench.args([
+        "bench",
+        "--arch",
+        "smollm2-135m",
+        "--layers",
+        "1",
+        "--setting",
+        "2pc",
+    ]);
+    bench.args([
+        "--private",
+        "full",
+        "--phase",
+        "prefill",
+        "--tokens",
+        "4",
+        "--json",
+    ]);
+    let found = parse(&bench.output().unwrap());
+    assert_eq!(found["twin_equal"], true, "{found}");
+    assert_eq!(found["tally_equal"], true, "{found}");
+}
+
 #[test]
 fn a_client_that_insists_on_another_setting_is_told() {
     let world = World::new();

@@ -1,4 +1,5 @@
-//! Private updates: E1's factors with E0's masks of rows, and of what the first factor gives.
+//! Private updates: E1's factors with E0's masks of rows, and of what the first factor gives. In
+//! their place whole matrices with the same masks.
 
 use marill_lattice::{BatchProduct, Factors as Kind, Input};
 use marill_net::Channel;
@@ -18,7 +19,8 @@ use crate::{
 /// Which products of its ring have an update's results, and which of their vectors.
 pub(super) struct UpdatePlaces {
     side: Side,
-    inner: usize,
+    /// None of whole matrices.
+    inner: Option<usize>,
     updates: Vec<usize>,
     /// The first of the update's rows, among all rows that go through these maps, and how many
     /// these are.
@@ -53,9 +55,67 @@ pub(super) fn add(
     let mut places = Vec::with_capacity(jobs.len());
     // Rows of all steps that go through the same maps.
     for group in &groups {
-        places.extend(add_group(rings, factors, group)?);
+        places.extend(match group[0].1.whole {
+            true => add_whole(rings, factors, group)?,
+            false => add_group(rings, factors, group)?,
+        });
     }
     Ok(places)
+}
+
+/// Whole matrices with masks of rows.
+fn add_whole(
+    rings: &mut Rings,
+    factors: Factors<'_>,
+    group: &[(usize, &UpdateJob)],
+) -> ProtocolResult<Vec<(usize, UpdatePlaces)>> {
+    let UpdateJob { maps, bits, .. } = group[0].1;
+    let side = Side::of(Party::E0, *bits);
+    let rows: usize = group.iter().map(|(_, job)| job.rows).sum();
+    let cols = factors.maps[maps[0].index()].cols;
+    let kind = Kind::Signed(factors.bits.a);
+    // Each column is taken out once, for all rows of all maps.
+    let input = Input::of_columns(SET, *bits, kind, [rows, cols])?;
+    let masks = group.iter().flat_map(|(_, job)| job.outer.iter().copied());
+    let sent = rings.send(side, input, masks.collect());
+    let products = maps.iter().map(|map| {
+        let product = BatchProduct {
+            terms: vec![sent.columns(0..cols)],
+            rows: factors.maps[map.index()].rows,
+            factors: kind,
+            vectors: 0..rows,
+        };
+        let full = factors.private.and_then(|p| p.full.get(map.index()));
+        rings.multiply(side, product, || {
+            full.map_or_else(Vec::new, |full| full.weights())
+        })
+    });
+    Ok(places(side, None, products.collect(), group))
+}
+
+/// Where the results of each job of a group are.
+fn places(
+    side: Side,
+    inner: Option<usize>,
+    updates: Vec<usize>,
+    group: &[(usize, &UpdateJob)],
+) -> Vec<(usize, UpdatePlaces)> {
+    let all: usize = group.iter().map(|(_, job)| job.rows).sum();
+    let mut row = 0;
+    let places = group.iter().map(|(at, job)| {
+        let first = row;
+        row += job.rows;
+        let updates = updates.clone();
+        let places = UpdatePlaces {
+            side,
+            inner,
+            updates,
+            first,
+            all,
+        };
+        (*at, places)
+    });
+    places.collect()
 }
 
 fn add_group(
@@ -113,21 +173,7 @@ fn add_group(
         updates.push(rings.multiply(side, product, b));
         first += spec.rank;
     }
-    let mut row = 0;
-    let places = group.iter().map(|(at, job)| {
-        let first = row;
-        row += job.rows;
-        let updates = updates.clone();
-        let places = UpdatePlaces {
-            side,
-            inner,
-            updates,
-            first,
-            all: rows,
-        };
-        (*at, places)
-    });
-    Ok(places.collect())
+    Ok(places(side, Some(inner), updates, group))
 }
 
 impl UpdatePlaces {
@@ -143,7 +189,7 @@ impl UpdatePlaces {
             bits: job.bits,
             outer: job.outer.clone(),
             masks: job.inner.clone(),
-            inner: rows(&self.inner),
+            inner: self.inner.as_ref().map_or_else(Vec::new, rows),
             updates: self.updates.iter().map(rows).collect(),
         }
     }
