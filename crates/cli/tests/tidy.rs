@@ -24,6 +24,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         "marill-two-party",
         &["marill-numeric", "marill-crypto", "marill-net", "marill-ot"],
     ),
+    (
+        "marill-image-networks",
+        &[
+            "marill-numeric",
+            "marill-crypto",
+            "marill-net",
+            "marill-ot",
+            "marill-lattice",
+            "marill-two-party",
+        ],
+    ),
     ("marill-recipe", &["marill-numeric"]),
     ("marill-report", &["marill-numeric"]),
     ("marill-hub", &["marill-numeric"]),
@@ -97,6 +108,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ),
     ("marill-ot", &["candle-core", "tokio", "marill-mpc"]),
     ("marill-two-party", &["candle-core", "tokio", "marill-mpc"]),
+    (
+        "marill-image-networks",
+        &["candle-core", "tokio", "marill-mpc"],
+    ),
     ("marill-recipe", &["candle-core", "tokio"]),
     ("marill-report", &["candle-core", "tokio"]),
     (
