@@ -11,11 +11,12 @@
 //! | one party | [`run`], [`Input`] |
 //!
 //! # Construction
-//! That of CrypTFlow2 (Rathee et al., CCS '20) with ciphertexts for linear layers, as Cheetah (Huang
-//! et al., ePrint 2022/207): both parties hold additive shares modulo `2^bits` of every layer. A
-//! convolution multiplies the client's share under its key ([`marill_lattice::Convolution`]) and the
-//! server's in clear. ReLU, truncation, pooling, division and arg-max are protocols on oblivious
-//! transfers ([`marill_two_party`]). Every layer equals the integer program, bit for bit.
+//! That of CrypTFlow2 (Rathee et al., CCS '20) with ciphertexts for linear layers, as Cheetah
+//! (Huang et al., ePrint 2022/207): both parties hold additive shares modulo `2^bits` of every
+//! layer. A convolution multiplies the client's share under its key
+//! ([`marill_lattice::Convolution`]) and the server's in clear. ReLU, truncation, pooling, division
+//! and arg-max are protocols on oblivious transfers ([`marill_two_party`]). Every layer equals the
+//! integer program, bit for bit.
 //!
 //! What costs less here than there, at the same integers: ReLU and the truncation behind it are
 //! one gate; a max-pool goes before them, since both grow with their argument; shortcuts are added

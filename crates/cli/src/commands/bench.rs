@@ -6,6 +6,7 @@ pub mod calibrate;
 mod clock;
 mod headline;
 mod machine;
+mod network;
 mod ops;
 mod parties;
 mod plan;
@@ -53,6 +54,8 @@ enum Operations {
     Ops(ops::Args),
     /// Two parties without a dealer: one line per protocol, bytes, rounds, CPU time, mismatches
     Protocols(protocols::Args),
+    /// ResNet-50 or DenseNet-121 between two parties: bytes, rounds and CPU time by kind of layer
+    Network(network::Args),
     /// An ordinary full fine-tune against Marill's form: what a step costs, cell by cell
     Headline(headline::Args),
     /// Server or dealer of `--processes`, which starts it
@@ -72,6 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
         (Some(Operations::Protocols(protocols)), _) => protocols::run(&protocols),
+        (Some(Operations::Network(network)), _) => network::run(&network),
         (Some(Operations::Headline(headline)), _) => headline::run(&headline),
         (Some(Operations::Party), _) => processes::party::run(),
         (None, Some(_)) if args.block.setting() != "dealer" => Err(BadInput(anyhow::anyhow!(

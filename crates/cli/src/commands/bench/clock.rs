@@ -1,7 +1,7 @@
 //! CPU time of one party: its thread, with a rayon pool of one thread so that nothing runs
 //! elsewhere.
 
-use std::time::Instant;
+use std::{ops::AddAssign, time::Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,39 @@ impl Spent {
         self.cpu += thread_seconds() - cpu;
         self.wall += wall.elapsed().as_secs_f64();
         result
+    }
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu += other.cpu;
+        self.wall += other.wall;
+    }
+}
+
+/// Where this thread stood when a stretch began.
+pub struct Lap {
+    cpu: f64,
+    wall: Instant,
+}
+
+impl Lap {
+    pub fn start() -> Self {
+        Self {
+            cpu: thread_seconds(),
+            wall: Instant::now(),
+        }
+    }
+
+    /// What was spent since; the next stretch begins.
+    pub fn next(&mut self) -> Spent {
+        let now = Self::start();
+        let spent = Spent {
+            cpu: now.cpu - self.cpu,
+            wall: (now.wall - self.wall).as_secs_f64(),
+        };
+        *self = now;
+        spent
     }
 }
 
