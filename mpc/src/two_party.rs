@@ -71,7 +71,7 @@ pub use self::{
     ahead::{Preparation, STEPS as STEPS_AHEAD},
     begin::TOP_K,
     gates::Counted,
-    tally::{tally_preparations, tally_two_party, tally_two_party_by_label},
+    tally::{tally_made_ahead, tally_preparations, tally_two_party, tally_two_party_by_label},
     wire::Wire,
 };
 use crate::{

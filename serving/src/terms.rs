@@ -11,6 +11,10 @@ use crate::error::SessionError;
 /// Raised with every change to the frames or to the program's order of operations.
 pub const PROTOCOL_VERSION: u32 = 7;
 
+/// The version since which a step's own messages are what they are: figures that were measured of
+/// them hold since then.
+pub const STEP_VERSION: u32 = 6;
+
 /// How sessions without a dealer make transfers: silent ones, whose smallest set suits short texts.
 pub const TWO_PARTY_EXTENSION: Extension = Extension::Silent(LpnSet::B10);
 

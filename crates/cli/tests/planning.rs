@@ -326,17 +326,22 @@ fn a_planned_recipe_is_without_distillation() {
     assert_eq!(planned(&["--set", "eval.tasks=[]"]), (true, false));
 }
 
+/// Two parties send more than either with a dealer, and nobody deals.
 #[test]
-fn a_setting_that_is_not_priced_is_refused() {
+fn two_parties_are_priced_in_bytes() {
     let dir = folder();
-    let output = plan(
-        dir.path(),
-        &["--budget", "100MiB/token", "--setting", "2pc"],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let text = said(&output);
-    assert!(text.contains("served, but not priced yet"), "{text}");
-    assert!(text.contains("hint: plan for `dealer` or `3pc`"), "{text}");
+    let budget = ["--budget", "10000MiB/token"];
+    let of = |setting: &str| {
+        let output = plan(dir.path(), &[&budget[..], &["--setting", setting]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        json_of(&output)["choice"]["chosen"].clone()
+    };
+    let [alone, dealt] = ["2pc", "dealer"].map(of);
+    assert_eq!(alone["setting"], "2pc");
+    assert!(alone["comparison"].is_null(), "{alone}");
+    assert_eq!(alone["dealer_to_server_bytes"], 0);
+    let bytes = |of: &serde_json::Value| of["client_bytes"].as_u64().unwrap();
+    assert!(bytes(&alone) > 5 * bytes(&dealt), "{alone} {dealt}");
 }
 
 #[test]

@@ -96,8 +96,8 @@ impl Calibration {
     }
 
     /// # Errors
-    /// [`CalibrationError`] for anything but a calibration of this version that has every side with
-    /// times of its own.
+    /// [`CalibrationError`] for anything but a calibration of this version with times of every side
+    /// that has a dealer. Older files have none of two parties.
     pub fn parse(text: &str) -> Result<Self, CalibrationError> {
         let value: serde_json::Value = serde_json::from_str(text)?;
         let version = value.get("version").and_then(serde_json::Value::as_u64);
@@ -109,7 +109,7 @@ impl Calibration {
             _ => {}
         }
         let found: Self = serde_json::from_value(value)?;
-        for side in Side::timed() {
+        for side in Side::timed().filter(|side| *side != Side::ALONE) {
             found.prices(side)?;
         }
         Ok(found)
@@ -211,13 +211,15 @@ mod tests {
 
     #[test]
     fn dcf_takes_the_same_time_in_both_settings() {
-        let [dealer, preprocessed_dcf, three, dcf] = Side::ALL;
+        let [dealer, preprocessed_dcf, three, dcf, alone] = Side::ALL;
         let mut times = vec![(dealer, 1.0), (three, 2.0), (dcf, 3.0)];
         let without = Calibration::parse(&calibration(&times)).unwrap();
         // What an older file has beside them is no session's time.
         times.push((preprocessed_dcf, 0.5));
         let with = Calibration::parse(&calibration(&times)).unwrap();
         for found in [without, with] {
+            // An older file: nothing is known of two parties.
+            assert!(found.prices(alone).is_err());
             for (side, seconds) in Side::ALL.into_iter().zip([1.0, 3.0, 2.0, 3.0]) {
                 let time = found.prices(side).unwrap().seconds(&one_round());
                 // One amount that one point prices: exact but for rounding.
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_file_without_some_times_is_refused() {
-        let [dealer, preprocessed_dcf, three, _] = Side::ALL;
+        let [dealer, preprocessed_dcf, three, ..] = Side::ALL;
         let times = [(dealer, 1.0), (preprocessed_dcf, 0.5), (three, 2.0)];
         let error = Calibration::parse(&calibration(&times)).unwrap_err();
         assert_eq!(error.to_string(), "it has no times of 3pc dcf");

@@ -112,7 +112,9 @@ impl Serialize for Priced {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Priced", 6)?;
         fields.serialize_field("setting", self.side.setting.name())?;
-        fields.serialize_field("comparison", &self.side.comparison.to_string())?;
+        let comparison = self.side.dealt_comparison();
+        let comparison = comparison.map(|comparison| comparison.to_string());
+        fields.serialize_field("comparison", &comparison)?;
         fields.serialize_field("rounds", &self.cost.rounds)?;
         fields.serialize_field("client_bytes", &self.client_bytes())?;
         fields.serialize_field("dealer_to_server_bytes", &self.cost.dealer_to_e1_bytes)?;

@@ -26,21 +26,26 @@ pub enum Setting {
     /// While the steps run.
     #[serde(rename = "3pc")]
     ThreeParties,
+    /// Nobody: client and server compute alone.
+    #[serde(rename = "2pc")]
+    TwoParties,
 }
 
 impl Setting {
-    pub const ALL: [Self; 2] = [Self::Dealer, Self::ThreeParties];
+    /// Those with a dealer.
+    pub const DEALT: [Self; 2] = [Self::Dealer, Self::ThreeParties];
 
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Dealer => "dealer",
             Self::ThreeParties => "3pc",
+            Self::TwoParties => "2pc",
         }
     }
 }
 
-/// Setting and comparison protocol.
+/// Setting, and comparison protocol where a dealer makes correlations of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     pub setting: Setting,
@@ -48,12 +53,16 @@ pub struct Side {
 }
 
 impl Side {
+    /// Client and server alone, whose comparisons are of another kind.
+    pub const ALONE: Self = Self::new(Setting::TwoParties, Comparison::OneHot);
+
     /// Every setting with every comparison protocol.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::new(Setting::Dealer, Comparison::OneHot),
         Self::new(Setting::Dealer, Comparison::Dcf),
         Self::new(Setting::ThreeParties, Comparison::OneHot),
         Self::new(Setting::ThreeParties, Comparison::Dcf),
+        Self::ALONE,
     ];
 
     #[must_use]
@@ -62,6 +71,12 @@ impl Side {
             setting,
             comparison,
         }
+    }
+
+    /// What comparisons are made of, where a dealer makes that.
+    #[must_use]
+    pub fn dealt_comparison(self) -> Option<Comparison> {
+        (self != Self::ALONE).then_some(self.comparison)
     }
 
     /// Whether the correlations are there before the first step. Keys of DCF never are: client and
@@ -91,7 +106,11 @@ impl Side {
 
 impl std::fmt::Display for Side {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.setting.name(), self.comparison)
+        write!(f, "{}", self.setting.name())?;
+        match self.dealt_comparison() {
+            Some(comparison) => write!(f, " {comparison}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -142,7 +161,7 @@ impl Network {
         let between = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes);
         let evaluators = cost.rounds as f64 * delay + transmission(between);
         let dealt = cost.dealer_to_e0_bytes.max(cost.dealer_to_e1_bytes);
-        if side.is_preprocessed() {
+        if side.is_preprocessed() || side == Side::ALONE {
             evaluators
         } else {
             evaluators.max(delay + transmission(dealt))
@@ -172,6 +191,8 @@ mod tests {
         assert!((of(Setting::Dealer, Comparison::OneHot) - 1.2).abs() < 1e-9);
         assert!((of(Setting::ThreeParties, Comparison::OneHot) - 3.02).abs() < 1e-9);
         assert!((of(Setting::ThreeParties, Comparison::Dcf) - 3.02).abs() < 1e-9);
+        // Nobody deals.
+        assert!((of(Setting::TwoParties, Comparison::OneHot) - 1.2).abs() < 1e-9);
         // DCF is never preprocessed.
         assert!((of(Setting::Dealer, Comparison::Dcf) - 3.02).abs() < 1e-9);
     }

@@ -1,9 +1,12 @@
 //! What a step gives its parties to do, in public amounts that a calibration prices.
 
-use marill_mpc::{Comparison, ProgramSpec, ProtocolError, cost::Cost};
+use marill_mpc::{ProgramSpec, ProtocolError, cost::Cost};
 use serde::{Deserialize, Serialize};
 
-use crate::count::counted;
+use crate::{
+    count::{counted, counted_alone},
+    network::Side,
+};
 
 /// The amounts of one step that its local time is taken to be linear in.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,11 +33,14 @@ impl Work {
     /// [`ProtocolError::TooLong`] past the context.
     pub fn of(
         spec: &ProgramSpec,
-        comparison: Comparison,
+        side: Side,
         cached: usize,
         rows: usize,
     ) -> Result<(Self, Cost), ProtocolError> {
-        let cost = counted(spec, comparison, cached, rows)?;
+        let cost = match side.dealt_comparison() {
+            Some(comparison) => counted(spec, comparison, cached, rows)?,
+            None => counted_alone(spec, cached, rows)?,
+        };
         let dealt = cost.dealer_to_e0_bytes + cost.dealer_to_e1_bytes;
         let weights: usize = spec.maps().map(|map| map.len()).sum();
         let factors: usize = spec.maps().flat_map(|map| map.factor_lens()).sum();

@@ -99,6 +99,37 @@ pub fn tally_preparations(
     Ok(costs)
 }
 
+/// What was made before `rows` rows behind `cached` keys, and how many such steps share it; none
+/// where products are made within the step. In no step's tally.
+///
+/// # Errors
+/// As [`tally_two_party`].
+pub fn tally_made_ahead(
+    spec: &ProgramSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+    factor_bits: Option<[u32; 2]>,
+    products: Products,
+) -> ProtocolResult<Option<(Cost, usize)>> {
+    let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
+    if !are_made_ahead(spec, bits, products)? {
+        return Ok(None);
+    }
+    let left = spec.max_positions.saturating_sub(cached);
+    let steps = if rows == 1 { STEPS.min(left).max(1) } else { 1 };
+    let before = (cached > 0).then_some(Preparation {
+        rows: cached,
+        steps: 1,
+    });
+    let all: Vec<Preparation> = before
+        .into_iter()
+        .chain([Preparation { rows, steps }])
+        .collect();
+    let costs = tally_preparations(spec, selection, &all, factor_bits)?;
+    Ok(costs.last().map(|cost| (*cost, steps)))
+}
+
 /// Whether sessions make products before the steps that take them: for [`Products::Cheaper`] where
 /// that sends less over a prompt and [`SAMPLED_TOKENS`] tokens, keys included.
 pub(super) fn are_made_ahead(

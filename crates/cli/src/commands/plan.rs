@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// Plan for one setting alone; 2pc is served, but not priced yet
-    #[arg(long, value_parser = ["dealer", "3pc", NOT_PRICED])]
+    #[arg(long, value_parser = ["dealer", "3pc", "2pc"])]
     setting: Option<String>,
     /// Keys that the token attends to, itself included
     #[arg(
@@ -71,9 +71,6 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// A setting that is served, and that nothing here counts.
-const NOT_PRICED: &str = "2pc";
 
 /// What a plan is made from, beside recipe and model.
 pub(crate) struct Ground {
@@ -97,7 +94,6 @@ pub(crate) struct Ground {
 /// [`BadInput`] for recipe, model, curve and calibration. A budget that nothing keeps is no error
 /// but an exit code of 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    check_setting(args)?;
     let mut recipe = recipes::read(&args.recipe, &args.set)?;
     let dir = args.recipe.parent().unwrap_or(Path::new(""));
     let base = base_of(&mut recipe, args.search, dir)?;
@@ -150,18 +146,6 @@ pub fn base_of(recipe: &mut Recipe, search: Search, dir: &Path) -> anyhow::Resul
     };
     let open = Checkpoint::open_ignoring(&path, &recipe.model.ignore);
     Ok(open.map_err(|error| BadInput(error.into()))?)
-}
-
-fn check_setting(args: &Args) -> anyhow::Result<()> {
-    if args.setting.as_deref() != Some(NOT_PRICED) {
-        return Ok(());
-    }
-    let problem = anyhow!(
-        "the setting `{NOT_PRICED}` is served, but not priced yet: no calibration has times of it\n\
-         hint: plan for `dealer` or `3pc`; `marill bench --setting {NOT_PRICED}` counts and times \
-         it"
-    );
-    Err(BadInput(problem).into())
 }
 
 /// A recovery that is asked for; it may be above 1.

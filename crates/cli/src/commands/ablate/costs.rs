@@ -64,7 +64,7 @@ fn of(
     let spec = shape_of_recipe(&recipe, config)?;
     let keys = KEYS.min(spec.max_positions);
     let side = |side: Side| -> anyhow::Result<SideCost> {
-        let amounts = Work::of(&spec, side.comparison, keys - 1, 1)?;
+        let amounts = Work::of(&spec, side, keys - 1, 1)?;
         let mut seconds = [0.0; 2];
         for (seconds, name) in seconds.iter_mut().zip(NETWORKS) {
             let network = Network::named(name)?.context("a network with a delay")?;

@@ -262,7 +262,7 @@ impl Ablation<'_> {
             let sides = cost.sides.iter().map(|side| {
                 json!({
                     "setting": side.side.setting.name(),
-                    "comparison": side.side.comparison.to_string(),
+                    "comparison": side.side.dealt_comparison().map(|c| c.to_string()),
                     "rounds": side.cost.rounds,
                     "client_bytes": side.client_bytes(),
                     "dealer_to_server_bytes": side.cost.dealer_to_e1_bytes,

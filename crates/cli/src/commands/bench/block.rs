@@ -4,7 +4,7 @@
 
 mod expected;
 mod report;
-mod two_party;
+pub mod two_party;
 
 use std::process::ExitCode;
 

@@ -34,6 +34,18 @@ const SHAPES: [Shape; 5] = [
     },
 ];
 
+/// What is timed of two parties, which take some hundred times as long.
+const ALONE: [Shape; 4] = [
+    Shape::small(1, false, 1),
+    Shape::small(2, true, 3),
+    Shape::small(4, false, 3),
+    Shape {
+        full: true,
+        rank: 0,
+        ..Shape::small(1, false, 1)
+    },
+];
+
 /// How often everything is timed; the least counts, since what else runs only adds.
 const REPEATS: usize = 3;
 
@@ -112,8 +124,12 @@ fn calibrate(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let load_before = machine::load();
     let mut points: Vec<Point> = Vec::new();
     for repeat in 1..=REPEATS {
-        for shape in &SHAPES {
-            for side in Side::timed() {
+        for side in Side::timed() {
+            let shapes: &[Shape] = match side {
+                Side::ALONE => &ALONE,
+                _ => &SHAPES,
+            };
+            for shape in shapes {
                 eprintln!("{repeat} of {REPEATS}: {shape}, {side}");
                 let (work, _, seconds) = time(shape, side, "none")?;
                 keep_least(

@@ -5,6 +5,7 @@ use marill_model::{Architecture, ModelConfig};
 use marill_mpc::ProgramSpec;
 use marill_plan::{
     Side, Work,
+    calibration::CalibrationError,
     choice::{Candidate, Priced},
     curve::{Curve, Quality, Tables},
 };
@@ -141,15 +142,19 @@ impl<'a> Candidates<'a> {
 
     fn price(&self, side: Side, spec: &ProgramSpec, public: usize) -> anyhow::Result<Priced> {
         let cached = self.ground.cached;
-        let amounts = Work::of(spec, side.comparison, cached, 1)
+        let amounts = Work::of(spec, side, cached, 1)
             .with_context(|| format!("a token at {} keys", cached + 1))?;
         let calibration = self.ground.calibration.as_ref();
         let network = self.ground.network.as_ref();
-        let time = calibration.map(|found| found.time(side, network, &amounts, public));
+        let time = match calibration.map(|found| found.time(side, network, &amounts, public)) {
+            // Older calibrations know nothing of two parties.
+            Some(Err(CalibrationError::Missing(side))) if side == Side::ALONE => None,
+            time => time.transpose()?,
+        };
         Ok(Priced {
             side,
             cost: amounts.1,
-            time: time.transpose()?,
+            time,
         })
     }
 }

@@ -51,10 +51,13 @@ fn serving(of: &Priced) -> String {
         true => " with preprocessed correlations",
         false => "",
     };
+    let comparisons = match of.side.dealt_comparison() {
+        Some(comparison) => format!(", comparisons {comparison}"),
+        None => String::new(),
+    };
     format!(
-        "setting {}{with}, comparisons {}: {seconds}{} for the client, {} rounds",
+        "setting {}{with}{comparisons}: {seconds}{} for the client, {} rounds",
         of.side.setting.name(),
-        of.side.comparison,
         bytes(of.client_bytes()),
         of.cost.rounds
     )
@@ -85,7 +88,10 @@ fn settings(of: &Candidate, budget: Budget) -> Table {
         let time = priced.time;
         table.row([
             priced.side.setting.name().to_owned(),
-            priced.side.comparison.to_string(),
+            priced
+                .side
+                .dealt_comparison()
+                .map_or_else(|| "-".into(), |comparison| comparison.to_string()),
             shown(time.map(|time| time.prefix)),
             shown(time.map(|time| time.local)),
             shown(time.map(|time| time.waiting)),
@@ -121,6 +127,7 @@ fn notes(of: &Candidate, ground: &Ground) -> Vec<String> {
         ));
     }
     notes.extend(correlations(&ground.sides).map(String::from));
+    notes.extend(alone(ground).map(String::from));
     match &ground.calibration {
         Some(found) => notes.push(format!(
             "times are those of this calibration: {}, {} build",
@@ -139,6 +146,25 @@ fn correlations(sides: &[Side]) -> Option<&'static str> {
          --preprocess`); where the dealer streams them, a token takes what it takes in `3pc`, as \
          it always does with DCF",
     )
+}
+
+/// What `2pc` is counted with, where that setting is planned for.
+fn alone(ground: &Ground) -> Option<&'static str> {
+    if !ground.sides.contains(&Side::ALONE) {
+        return None;
+    }
+    let calibration = ground.calibration.as_ref();
+    let untimed = calibration.is_some_and(|found| found.prices(Side::ALONE).is_err());
+    Some(match untimed {
+        true => {
+            "this calibration has no times of `2pc`, so no seconds of it: `marill bench \
+             --calibrate` takes them"
+        }
+        false => {
+            "`2pc` is counted with its share of what is made ahead for 32 tokens, and without a \
+             session's set-up"
+        }
+    })
 }
 
 /// Why nothing was chosen, and what comes nearest.

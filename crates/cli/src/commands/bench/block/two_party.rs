@@ -194,6 +194,12 @@ impl Outcome {
         Ok(sum)
     }
 
+    /// E0's wall time, per token or for the prompt.
+    #[must_use]
+    pub fn seconds(&self, plan: &Plan) -> f64 {
+        self.e0.wall / plan.tokens.max(1) as f64
+    }
+
     /// Whether online and offline messages are those that were counted.
     #[must_use]
     pub fn equals(&self, parts: &[(&'static str, Counted)]) -> bool {
@@ -226,7 +232,7 @@ impl Outcome {
         value["cpu_seconds"] = json!({
             "e0": self.e0.cpu / per as f64, "e1": self.e1.cpu / per as f64,
         });
-        value["seconds"] = json!(self.e0.wall / per as f64);
+        value["seconds"] = json!(self.seconds(plan));
         value
     }
 }

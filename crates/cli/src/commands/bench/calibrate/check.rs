@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     open,
-    timed::{KEYS, Shape, time},
+    timed::{self, Shape, time},
 };
 use crate::output::failure::INPUT_FAILED;
 
@@ -33,6 +33,15 @@ const SHAPES: [Shape; 2] = [
     },
 ];
 
+/// What is measured of two parties.
+const ALONE: [Shape; 2] = [
+    Shape::small(3, true, 3),
+    Shape {
+        arch: "gpt2",
+        ..Shape::small(2, false, 1)
+    },
+];
+
 /// A calibration is made over `none` alone.
 const NETWORKS: [&str; 4] = ["none", "lan", "10/500", "wan"];
 
@@ -41,7 +50,7 @@ const NETWORKS: [&str; 4] = ["none", "lan", "10/500", "wan"];
 struct Checked {
     shape: String,
     setting: &'static str,
-    comparison: String,
+    comparison: Option<String>,
     network: &'static str,
     predicted_seconds: f64,
     measured_seconds: f64,
@@ -67,27 +76,28 @@ pub fn run(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     for network in NETWORKS {
         let link = Network::named(network)?;
         let repeats = if network == "wan" { 1 } else { REPEATS };
-        for shape in &SHAPES {
-            for side in Side::timed() {
-                let amounts = Work::of(&shape.spec()?, side.comparison, KEYS - 1, 1)?;
-                let public = shape.public_weights();
-                let predicted = calibration.time(side, link.as_ref(), &amounts, public)?;
-                eprintln!("{shape}, {side}, {network}");
-                let mut measured = f64::INFINITY;
-                for _ in 0..repeats {
-                    measured = measured.min(time(shape, side, network)?.2);
-                }
-                let checked = Checked {
-                    shape: shape.to_string(),
-                    setting: side.setting.name(),
-                    comparison: side.comparison.to_string(),
-                    network,
-                    predicted_seconds: predicted.total(),
-                    measured_seconds: measured,
-                };
-                eprintln!("  predicted / measured {:.2}", checked.ratio());
-                found.push(checked);
+        for (shape, side) in pairs(network) {
+            let cached = timed::keys(side) - 1;
+            let amounts = Work::of(&shape.spec(side, network)?, side, cached, 1)?;
+            let public = shape.public_weights();
+            let predicted = calibration.time(side, link.as_ref(), &amounts, public)?;
+            eprintln!("{shape}, {side}, {network}");
+            let mut measured = f64::INFINITY;
+            for _ in 0..repeats {
+                measured = measured.min(time(&shape, side, network)?.2);
             }
+            let checked = Checked {
+                shape: shape.to_string(),
+                setting: side.setting.name(),
+                comparison: side
+                    .dealt_comparison()
+                    .map(|comparison| comparison.to_string()),
+                network,
+                predicted_seconds: predicted.total(),
+                measured_seconds: measured,
+            };
+            eprintln!("  predicted / measured {:.2}", checked.ratio());
+            found.push(checked);
         }
     }
     let close = found.iter().filter(|pair| pair.is_close()).count();
@@ -105,6 +115,20 @@ pub fn run(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What is measured over a network. Two parties take seconds per token and hundreds of rounds per
+/// layer: few layers, on quick links.
+fn pairs(network: &str) -> Vec<(Shape, Side)> {
+    let sides: Vec<Side> = Side::timed().filter(|side| *side != Side::ALONE).collect();
+    let dealt = |shape: &Shape| -> Vec<(Shape, Side)> {
+        sides.iter().map(|side| (*shape, *side)).collect()
+    };
+    let mut all: Vec<(Shape, Side)> = SHAPES.iter().flat_map(dealt).collect();
+    if ["none", "lan"].contains(&network) {
+        all.extend(ALONE.map(|shape| (shape, Side::ALONE)));
+    }
+    all
+}
+
 fn table(found: &[Checked]) -> Table {
     let mut table = Table::new([
         "shape",
@@ -120,7 +144,7 @@ fn table(found: &[Checked]) -> Table {
         table.row([
             pair.shape.clone(),
             pair.setting.into(),
-            pair.comparison.clone(),
+            pair.comparison.clone().unwrap_or_else(|| "-".into()),
             pair.network.into(),
             format!("{:.3}", pair.predicted_seconds),
             format!("{:.3}", pair.measured_seconds),

@@ -3,20 +3,37 @@
 use std::fmt;
 
 use anyhow::ensure;
-use marill_mpc::{ProgramSpec, cost::Cost};
+use marill_mpc::{
+    ProgramSpec,
+    cost::Cost,
+    two_party::{Products, STEPS_AHEAD},
+};
 use marill_numeric::Rounding;
 use marill_plan::{Side, Work, count::counted};
+use marill_serving::terms::TWO_PARTY_EXTENSION;
 
 use crate::commands::bench::{
+    block::two_party,
     headline::{forms::Step, prefix},
     plan::Plan,
     processes,
-    shapes::{self, Form, model},
+    shapes::{self, Form, Model, model},
 };
 
 /// Keys of the first measured token: a prompt of 112 and no token before it, so that a slow network
 /// is waited for as little as possible.
-pub const KEYS: usize = 113;
+const KEYS: usize = 113;
+
+/// The same between two parties, whose prompt takes long.
+const KEYS_ALONE: usize = 17;
+
+/// Keys of the first measured token.
+pub fn keys(side: Side) -> usize {
+    match side {
+        Side::ALONE => KEYS_ALONE,
+        _ => KEYS,
+    }
+}
 
 /// Tokens over which one is averaged.
 const TOKENS: usize = 4;
@@ -63,8 +80,8 @@ impl Shape {
     ///
     /// # Errors
     /// None of the shapes is refused.
-    pub fn spec(&self) -> anyhow::Result<ProgramSpec> {
-        shapes::spec(self.arch, self.form(&plan("none")))
+    pub fn spec(&self, side: Side, network: &str) -> anyhow::Result<ProgramSpec> {
+        shapes::spec(self.arch, self.form(&plan(side, network)))
     }
 
     /// Weights of the layers at the client, for one row.
@@ -93,9 +110,15 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The steps over a network; over a slow one the time is the network's, and one token will do.
-fn plan(network: &str) -> Plan {
-    Plan::decode(KEYS, if network == "none" { TOKENS } else { 1 })
+/// The steps over a network; over a slow one the time is the network's, and one token will do. Two
+/// parties make what 32 tokens take at once, so that many are measured.
+fn plan(side: Side, network: &str) -> Plan {
+    let tokens = match (side, network) {
+        (Side::ALONE, _) => STEPS_AHEAD,
+        (_, "none") => TOKENS,
+        _ => 1,
+    };
+    Plan::decode(keys(side), tokens)
 }
 
 /// Times a token: its work, its cost, and what the client waits for it.
@@ -103,10 +126,13 @@ fn plan(network: &str) -> Plan {
 /// # Errors
 /// What a party reports, or traffic that is not the tally's.
 pub fn time(shape: &Shape, side: Side, network: &str) -> anyhow::Result<(Work, Cost, f64)> {
-    let plan = plan(network);
+    let plan = plan(side, network);
     let form = shape.form(&plan);
     let model = model(shape.arch, form)?;
     let inputs = model.inputs(&plan)?;
+    if side == Side::ALONE {
+        return alone(&model, &inputs, &plan, network);
+    }
     let run = processes::Run {
         arch: shape.arch,
         form,
@@ -137,6 +163,29 @@ pub fn time(shape: &Shape, side: Side, network: &str) -> anyhow::Result<(Work, C
         true => 0.0,
         false => outcome.e0_precompute.wall / tokens,
     };
-    let (work, cost) = Work::of(spec, side.comparison, KEYS - 1, 1)?;
+    let (work, cost) = Work::of(spec, side, KEYS - 1, 1)?;
     Ok((work, cost, public + ahead + outcome.e0.wall / tokens))
+}
+
+/// Two parties as two threads: a token with its share of what is made ahead.
+fn alone(
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+    network: &str,
+) -> anyhow::Result<(Work, Cost, f64)> {
+    let wiring = two_party::Wiring {
+        network,
+        extension: TWO_PARTY_EXTENSION,
+        products: Products::Cheaper,
+    };
+    let outcome = two_party::run(model, inputs, plan, &wiring)?;
+    let parts = outcome.tallied(model, plan)?;
+    ensure!(
+        outcome.equals(&parts),
+        "the session's traffic is not the tally's"
+    );
+    let (cached, rows) = plan.first_measured();
+    let (work, cost) = Work::of(&model.public.spec, Side::ALONE, cached, rows)?;
+    Ok((work, cost, outcome.seconds(plan)))
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use marill_mpc::cost::Cost;
 use marill_numeric::hex;
 use marill_plan::Setting;
-use marill_serving::terms::{PROTOCOL_VERSION, spec_sha256};
+use marill_serving::terms::{STEP_VERSION, spec_sha256};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -53,7 +53,7 @@ impl Key {
             frozen: form.frozen,
             step,
             spec_sha256: spec_sha256(&form.spec(cached + rows + 16)?),
-            protocol: PROTOCOL_VERSION,
+            protocol: STEP_VERSION,
             version: VERSION,
         })
     }
@@ -163,7 +163,7 @@ impl Measured {
     /// What a user waits for the step, the public layers included. In `3pc` nothing is made before.
     pub fn seconds(&self, setting: Setting) -> f64 {
         let ahead = match setting {
-            Setting::Dealer => 0.0,
+            Setting::Dealer | Setting::TwoParties => 0.0,
             Setting::ThreeParties => self.ahead_seconds,
         };
         self.prefix_seconds + ahead + self.step_seconds
@@ -212,7 +212,7 @@ pub fn all() -> anyhow::Result<Vec<Key>> {
     for network in ["lan", "wan"] {
         keys.push(shaped(Setting::ThreeParties, network)?);
     }
-    for setting in Setting::ALL {
+    for setting in Setting::DEALT {
         keys.extend(over_loopback(setting, &others)?);
     }
     Ok(keys)

@@ -1,5 +1,6 @@
 //! The page: what the cells that are there give, beside exact counts.
 
+mod alone;
 mod peers;
 mod text;
 mod time;
@@ -34,6 +35,7 @@ pub fn page(counts: &Counts, cells: &[Cell]) -> anyhow::Result<String> {
     section("By technique", techniques(counts, cells));
     section("Seconds", seconds(cells));
     section("Rounds and bytes", rounds_and_bytes(counts)?);
+    section("Two parties", alone::table()?.to_string());
     section("Shaped links", time::shaped_links(cells)?);
     section("Beside other systems", peers::table()?);
     section("What is not in it", text::END.to_string());
@@ -44,7 +46,7 @@ pub fn page(counts: &Counts, cells: &[Cell]) -> anyhow::Result<String> {
 fn online(cost: &Cost, setting: Setting) -> u64 {
     let between = cost.e0_to_e1_bytes + cost.e1_to_e0_bytes;
     match setting {
-        Setting::Dealer => between,
+        Setting::Dealer | Setting::TwoParties => between,
         Setting::ThreeParties => between + cost.dealer_to_e1_bytes,
     }
 }
@@ -62,7 +64,7 @@ fn marill() -> impl Iterator<Item = &'static ModelForm> {
 fn sides() -> impl Iterator<Item = (Weights, Setting)> {
     Weights::ALL
         .into_iter()
-        .flat_map(|weights| Setting::ALL.map(|setting| (weights, setting)))
+        .flat_map(|weights| Setting::DEALT.map(|setting| (weights, setting)))
 }
 
 fn byte_ratio(counts: &Counts, form: &ModelForm, side: (Weights, Setting), step: Step) -> f64 {
@@ -131,7 +133,7 @@ fn goals(counts: &Counts, cells: Cells<'_>) -> String {
         Some(value) => format!("{value:.1}, missed"),
     };
     for step in Step::ALL {
-        for setting in Setting::ALL {
+        for setting in Setting::DEALT {
             let side = (Weights::OpenedEachCall, setting);
             let [loopback, lan, wan] = Clock::ALL.map(|clock| {
                 let seconds = |form| cells.seconds(side, form, step, clock);
@@ -170,7 +172,7 @@ fn techniques(counts: &Counts, cells: Cells<'_>) -> String {
         for step in Step::ALL {
             for form in &FORMS[1..5] {
                 let rounds = |form: &ModelForm| counts.of(weights, form.name, step).rounds as f64;
-                let [dealer, three] = Setting::ALL.map(|setting| {
+                let [dealer, three] = Setting::DEALT.map(|setting| {
                     let side = (weights, setting);
                     let bytes = byte_ratio(counts, form, side, step);
                     let seconds = |form| cells.seconds(side, form, step, Clock::Lan);

@@ -38,7 +38,7 @@ Products with private weights are made in two ways:
 
 Settings: in `dealer` all correlations are at the server before the step begins, and are counted as
 offline; in `3pc` the third party sends them while the step runs, and they count as online. The
-evaluators' protocol is the same. `2pc` has no row yet.
+evaluators' protocol is the same. `2pc` has a table of its own.
 
 Server, dealer and client are separate processes over WebSockets on loopback, one thread each, on
 one machine. *LAN* is 0.2 ms and 10 Gbps, *WAN* 40 ms and 200 Mbps (round trip, each direction).

@@ -100,7 +100,7 @@ pub fn shaped_links(cells: Cells<'_>) -> anyhow::Result<String> {
         "computed / measured",
     ])
     .right(&[3, 4, 5]);
-    for setting in Setting::ALL {
+    for setting in Setting::DEALT {
         for network in ["lan", "wan"] {
             let key = shaped(setting, network)?;
             let plain = Key {
