@@ -463,7 +463,7 @@ async fn models(
                 "setting": server.model.parameters.setting,
                 "rounding": server.model.parameters.rounding,
                 "e0": server.model.parameters.e0, "sampling": server.model.allow_sampling,
-                "materials": server.model.comparisons(),
+                "materials": server.model.offered_comparisons(),
                 "keep_seconds": server.keep_seconds(),
             })
         })

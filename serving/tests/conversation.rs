@@ -184,6 +184,30 @@ fn preparations_are_charged_to_the_clients_budget() {
     }
 }
 
+/// Between two turns nothing is charged, not even the token that is paid for early.
+#[test]
+fn a_session_that_waits_has_paid_for_what_it_used() {
+    let mut key = String::new();
+    let alone = Alone::new(|folder| {
+        key = Keys::add(&folder.join("keys"), "alice", Limits::default()).unwrap();
+    });
+    let used = || {
+        let folder = alone.world.folder.path().join("alone/server");
+        FileState::used(&folder, &key_digest(&key)).unwrap().0
+    };
+    let world = &alone.world;
+    let mut session = alone.opener(Some(&key)).open().unwrap();
+    session.prefill(&world.rows(0, 4), 4).unwrap();
+    session.wait();
+    wait_until("the rest", || alone.server.kept() == 1);
+    let bucket = world.spec.bucket(4) as u64;
+    assert_eq!(used(), bucket);
+    session.extend(&world.rows(1, 3)).unwrap();
+    session.end();
+    wait_until("the end", || alone.server.active() == 0);
+    assert_eq!(used(), bucket + 3);
+}
+
 /// A partition of a tiny model, served, and its client.
 struct Served {
     services: Services,
@@ -261,7 +285,7 @@ fn client(
         max_sessions,
         source: CorrelationPreference::Any,
         party: None,
-        comparison: ComparisonChoice::OneHot,
+        comparison: ComparisonChoice::Open,
         setting: Some(setting),
     };
     let partition = Partition::open_public(&at.join("out")).unwrap();

@@ -145,9 +145,13 @@ fn a_sampled_session_runs_and_top_k_is_refused_by_name() {
 fn what_two_parties_do_not_have_is_refused_by_name() {
     let alone = Alone::new();
     let opener = alone.opener("client");
-    let wanted = CorrelationPreference::Preprocessed;
-    let error = opener.open_for(16, 4, wanted, None).err().unwrap();
-    assert!(error.to_string().contains("no correlations"), "{error}");
+    for wanted in [
+        CorrelationPreference::Live,
+        CorrelationPreference::Preprocessed,
+    ] {
+        let error = opener.open_for(16, 4, wanted, None).err().unwrap();
+        assert!(error.to_string().contains("no correlations"), "{error}");
+    }
     // A client that believes in a dealer.
     let dealt = SessionOpener {
         parameters: alone.world.parameters.clone(),

@@ -20,9 +20,10 @@
 //! `x·y = (x + r)(y + s) - (x + r)·s - r·(y + s) + r·s`, of which E0 adds the first term. Of a
 //! private update E1 has `A·(x + r)`: it subtracts `a_1`, adds `t - a_0` and multiplies by `B`;
 //! shares of `B·t` take the rest away. Of a whole matrix it has `W·(x + r)`, and shares of `W·r`
-//! take the rest away. All that is opened is masked by uniform numbers that are used for one opening: `r`, `s` and `t` are drawn for each wire and step, and
-//! `t - a_0` tells nothing of what E0 decrypted. Products of masks are [`marill_lattice`]'s. What a
-//! session did not use is dropped with it.
+//! take the rest away. All that is opened is masked by uniform numbers that are used for one
+//! opening: `r`, `s` and `t` are drawn for each wire and step, and `t - a_0` tells nothing of what
+//! E0 decrypted. Products of masks are [`marill_lattice`]'s. What a session did not use is dropped
+//! with it.
 //!
 //! Sources: Beaver (CRYPTO '91); one-sided encryption as in Rathee et al., CrypTFlow2 (CCS '20).
 

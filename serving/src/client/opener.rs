@@ -87,6 +87,9 @@ impl SessionOpener {
         let spec = partition.program_spec().clone();
         if supported.setting == Setting::TwoParties {
             TwoParty::check(&spec, None).map_err(SessionError::from)?;
+            if options.comparison.insists() {
+                return Err(SessionError::NoComparison.into());
+            }
         }
         let public = Arc::new(partition.public_weights()?);
         let parameters =
@@ -214,7 +217,9 @@ impl SessionOpener {
     ) -> Result<SecureSession, ServingError> {
         let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
-            CorrelationPreference::Preprocessed if self.parameters.is_two_party() => {
+            CorrelationPreference::Live | CorrelationPreference::Preprocessed
+                if self.parameters.is_two_party() =>
+            {
                 return Err(SessionError::NoCorrelations.into());
             }
             _ if self.parameters.is_two_party() => {

@@ -37,8 +37,10 @@ pub enum SessionError {
     NoDcf { reason: &'static str },
     #[error("this server decodes greedily only: no temperature above 0")]
     GreedyOnly,
-    #[error("in the setting `2pc` there are no correlations, preprocessed or not")]
+    #[error("in the setting `2pc` there are no correlations, live or preprocessed")]
     NoCorrelations,
+    #[error("in the setting `2pc` there is no choice of comparisons: they are made of transfers")]
+    NoComparison,
     #[error("client and computing party ask for different sampling")]
     SamplingDiffers,
     #[error("timed out after {seconds} s waiting for the client")]

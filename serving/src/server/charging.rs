@@ -92,6 +92,21 @@ impl Charging {
         Ok(paid)
     }
 
+    /// Gives back what was paid in advance: no step is coming for now.
+    pub(super) fn settle(&mut self) {
+        let (Some(principal), Some(coming)) = (&self.principal, self.coming.take()) else {
+            return;
+        };
+        if matches!(coming.recv(), Ok(Ok(Ok(()))))
+            && let Err(error) = self.state.refund(principal, 1)
+        {
+            tracing::warn!(
+                "one token too many stays charged to `{}`: {error}",
+                principal.name
+            );
+        }
+    }
+
     /// Begins to pay for the next token.
     fn pay_ahead(&mut self, principal: Principal) {
         if self.coming.is_none() {
@@ -112,17 +127,7 @@ impl Charging {
 /// Gives back what was paid in advance.
 impl Drop for Charging {
     fn drop(&mut self) {
-        let (Some(principal), Some(coming)) = (&self.principal, self.coming.take()) else {
-            return;
-        };
-        if matches!(coming.recv(), Ok(Ok(Ok(()))))
-            && let Err(error) = self.state.refund(principal, 1)
-        {
-            tracing::warn!(
-                "one token too many stays charged to `{}`: {error}",
-                principal.name
-            );
-        }
+        self.settle();
     }
 }
 

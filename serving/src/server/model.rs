@@ -55,6 +55,14 @@ impl SecureModel {
         }
     }
 
+    /// What a client may choose of them: nothing where two parties compute alone.
+    pub(super) fn offered_comparisons(&self) -> &'static [Comparison] {
+        match self.parameters.is_two_party() {
+            true => &[],
+            false => self.comparisons(),
+        }
+    }
+
     /// An order for correlations that are sealed to `key`.
     pub fn request(&self, key: &SealingKey) -> PreprocessRequest {
         PreprocessRequest {

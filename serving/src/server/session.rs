@@ -555,10 +555,13 @@ fn serve(
                 return Err(bad(format!("a prefill of {bucket} is not possible now")).into());
             }
             _ if positions == 0 => return Err(bad("a decode before the prefill".into()).into()),
-            Step::Wait => match rest(server, client, source, (pace, seat))? {
-                true => continue,
-                false => return Ok(()),
-            },
+            Step::Wait => {
+                charging.settle();
+                match rest(server, client, source, (pace, seat))? {
+                    true => continue,
+                    false => return Ok(()),
+                }
+            }
             Step::Prepare { steps } => {
                 prepare(client, (source, session), (pace, &mut charging), steps)?;
                 continue;

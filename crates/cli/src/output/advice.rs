@@ -66,6 +66,8 @@ fn session_hint(error: &SessionError) -> &'static str {
         SessionError::Mismatch { .. } => {
             "client, server and dealer need the same version of `marill`"
         }
+        SessionError::NoCorrelations => "leave `--correlations` away",
+        SessionError::NoComparison => "leave `--comparison` away",
         SessionError::NoDcf { .. } => {
             "leave it to `--comparison auto`, or ask for `--comparison one-hot`"
         }

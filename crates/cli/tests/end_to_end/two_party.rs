@@ -49,6 +49,24 @@ fn a_folder_answers_without_a_dealer_in_this_process() {
     assert_eq!(answer["setting"], "2pc");
 }
 
+#[test]
+fn flags_of_a_dealers_sessions_are_refused() {
+    let world = World::new();
+    let server = server(&world, &[]);
+    for (flags, what) in [
+        (["--correlations", "live"], "no correlations"),
+        (["--comparison", "one-hot"], "no choice of comparisons"),
+        (["--comparison", "dcf"], "no choice of comparisons"),
+    ] {
+        let output = generate(&world, &server.url, &flags);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains(what), "{said}");
+    }
+    let models = server.get("/v1/models");
+    assert_eq!(models["data"][0]["materials"], serde_json::json!([]));
+}
+
 /// A prompt is the first step that is measured.
 #[test]
 fn a_full_fine_tunes_prompt_is_timed_and_counted() {
