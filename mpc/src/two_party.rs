@@ -15,7 +15,7 @@
 //! | truncation | [`marill_two_party::Truncate`]: carry of the low bits, wrap of the top bits |
 //! | the same, rounded stochastically | no carry: the low bits of E0's share round |
 //! | private updates, scores, weighted values | openings under masks made ahead (`ahead.rs`) |
-//! | products with whole private matrices | the same |
+//! | products with full-rank private weights | the same |
 //! | scalings, square sums | the same |
 //! | these five, where that sends less | [`marill_lattice`] or [`marill_two_party::combinations`] |
 //! | element-wise products | [`marill_two_party::Product`] |
@@ -83,7 +83,7 @@ use crate::{
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
-/// Bits of the elements of E1's factors, sign included; both parties know them. Of whole matrices
+/// Bits of the elements of E1's factors, sign included; both parties know them. Of full-rank weights
 /// the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FactorBits {
@@ -114,7 +114,7 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     maps: Vec<MapSpec>,
     /// E1's.
     private: Option<Arc<PrivateWeights>>,
-    /// Whether whole matrices are private, in place of updates.
+    /// Whether full-rank weights are private, in place of updates.
     whole: bool,
     factor_bits: FactorBits,
     products: Products,

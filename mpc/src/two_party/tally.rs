@@ -138,7 +138,7 @@ pub(super) fn are_made_ahead(
     products: Products,
 ) -> ProtocolResult<bool> {
     match (products, spec.is_full_rank()) {
-        // Whole matrices would be encrypted within each step.
+        // Full-rank weights would be encrypted within each step.
         (Products::Ahead, _) | (Products::Cheaper, true) => return Ok(true),
         (Products::Transfers | Products::Lattices, false) => return Ok(false),
         (Products::Transfers | Products::Lattices, true) => {

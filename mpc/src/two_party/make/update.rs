@@ -1,5 +1,5 @@
 //! Private updates: E1's factors with E0's masks of rows, and of what the first factor gives. In
-//! their place whole matrices with the same masks.
+//! their place full-rank weights with the same masks.
 
 use marill_lattice::{BatchProduct, Factors as Kind, Input};
 use marill_net::Channel;
@@ -19,7 +19,7 @@ use crate::{
 /// Which products of its ring have an update's results, and which of their vectors.
 pub(super) struct UpdatePlaces {
     side: Side,
-    /// None of whole matrices.
+    /// None of full-rank weights.
     inner: Option<usize>,
     updates: Vec<usize>,
     /// The first of the update's rows, among all rows that go through these maps, and how many
@@ -63,7 +63,7 @@ pub(super) fn add(
     Ok(places)
 }
 
-/// Whole matrices with masks of rows.
+/// Full-rank weights with masks of rows.
 fn add_whole(
     rings: &mut Rings,
     factors: Factors<'_>,
