@@ -24,6 +24,10 @@ pub enum ProtocolError {
     },
     #[error("the client gave no input")]
     MissingInput,
+    #[error(
+        "an earlier step of this session failed, and its masks are spent: open another session"
+    )]
+    Spent,
     #[error("the session would pass the {limit} positions that this model serves")]
     TooLong { limit: usize },
     #[error("overflow in step: {0}")]

@@ -27,6 +27,8 @@ struct State<E: Engine> {
     weights: Arc<PublicWeights>,
     engine: E,
     cache: Cache<E>,
+    /// A step failed: what it took of masks may have been seen, and no other step takes it.
+    spent: bool,
 }
 
 impl<E: Engine> State<E> {
@@ -36,7 +38,21 @@ impl<E: Engine> State<E> {
             weights,
             engine,
             cache,
+            spent: false,
         }
+    }
+
+    /// What an engine does with its masks; nothing behind a failure.
+    fn run<T>(
+        &mut self,
+        step: impl FnOnce(&mut E, &PublicWeights, &mut Cache<E>) -> Result<T, ProtocolError>,
+    ) -> Result<T, ProtocolError> {
+        if self.spent {
+            return Err(ProtocolError::Spent);
+        }
+        let result = step(&mut self.engine, &self.weights, &mut self.cache);
+        self.spent = result.is_err();
+        result
     }
 
     /// One step at a party that has an input, or a share of one.
@@ -47,15 +63,15 @@ impl<E: Engine> State<E> {
         rows: usize,
     ) -> Result<u32, ProtocolError> {
         check_remaining_context(&self.weights.spec, self.cache.len(), rows)?;
-        let weights = &self.weights;
-        let cache = &mut self.cache;
-        let token = program::step(&mut self.engine, weights, cache, Some(boundary), bias, rows)?;
-        token.ok_or(ProtocolError::MissingInput)
+        self.run(|engine, weights, cache| {
+            let token = program::step(engine, weights, cache, Some(boundary), bias, rows)?;
+            token.ok_or(ProtocolError::MissingInput)
+        })
     }
 
     /// One step at a party without an input.
     fn blind(&mut self, rows: usize) -> Result<(), ProtocolError> {
         check_remaining_context(&self.weights.spec, self.cache.len(), rows)?;
-        run_blind(&mut self.engine, &self.weights, &mut self.cache, rows)
+        self.run(|engine, weights, cache| run_blind(engine, weights, cache, rows))
     }
 }

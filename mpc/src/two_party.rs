@@ -83,8 +83,8 @@ use crate::{
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
-/// Bits of the elements of E1's factors, sign included; both parties know them. Of full-rank weights
-/// the first.
+/// Bits of the elements of E1's factors, sign included; both parties know them. Of full-rank
+/// weights the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FactorBits {
     a: u32,

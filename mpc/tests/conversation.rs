@@ -195,6 +195,52 @@ fn asked_preparations_are_used_by_the_steps_behind() {
     assert_eq!(secure, twin);
 }
 
+/// A peer that went away in the middle may have seen masked values: their masks are spent.
+#[test]
+fn nothing_follows_a_step_that_failed() {
+    let (public, private) = random_weights(&tiny_spec(), 3);
+    let rows = rows_of(&public.spec);
+    let seed = Seed::from_bytes([1; 32]);
+    let adapter = private.mask(&public.spec, &seed);
+    let (end, other) = memory_pair();
+    drop(other);
+    let session = ClientSession::new(Arc::clone(&public), &adapter, seed, Box::new(end));
+    let mut dealt = session.unwrap();
+
+    let (end, other) = memory_pair();
+    let extension = Extension::SoftSpoken(GroupBits::Four);
+    let weights = Arc::clone(&public);
+    let mut alone = thread::scope(|scope| {
+        scope.spawn(move || {
+            let session =
+                ServerSession::without_dealer(weights, private, Box::new(other), extension);
+            drop(session.unwrap());
+        });
+        ClientSession::without_dealer(Arc::clone(&public), Box::new(end), extension).unwrap()
+    });
+    let failures = [
+        [
+            dealt.prefill(&rows[0]),
+            dealt.prefill(&rows[0]),
+            dealt.decode(&rows[1]),
+        ],
+        [
+            alone.prefill(&rows[0]),
+            alone.prefill(&rows[0]),
+            alone.decode(&rows[1]),
+        ],
+    ];
+    for [first, again, next] in failures {
+        assert!(!matches!(first.unwrap_err(), ProtocolError::Spent));
+        assert!(matches!(again.unwrap_err(), ProtocolError::Spent));
+        assert!(matches!(next.unwrap_err(), ProtocolError::Spent));
+    }
+    assert!(matches!(
+        alone.prepare(2).unwrap_err(),
+        ProtocolError::Spent
+    ));
+}
+
 #[test]
 fn a_turn_without_a_prompt_is_refused() {
     let (public, private) = random_weights(&tiny_spec(), 3);

@@ -102,14 +102,10 @@ impl<E: Engine> ClientSession<E> {
     /// [`ProtocolError::Reveal`] when the partition reveals something else; as [`Self::prefill`].
     pub fn embed(&mut self, boundary: &[u64]) -> Result<Vec<u64>, ProtocolError> {
         let (padded, bias, bucket) = pad_prompt(&self.state.weights.spec, boundary)?;
-        let row = encoder::embed(
-            &mut self.state.engine,
-            &self.state.weights,
-            Some(&padded),
-            Some(&bias),
-            bucket,
-        )?;
-        row.ok_or(ProtocolError::MissingInput)
+        self.state.run(|engine, weights, _| {
+            let row = encoder::embed(engine, weights, Some(&padded), Some(&bias), bucket)?;
+            row.ok_or(ProtocolError::MissingInput)
+        })
     }
 
     /// Runs one more token.

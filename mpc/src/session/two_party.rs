@@ -62,7 +62,7 @@ impl ClientSession<TwoParty> {
     /// # Errors
     /// [`ProtocolError::Peer`] when E1 is gone.
     pub fn prepare(&mut self, steps: usize) -> Result<usize, ProtocolError> {
-        self.state.engine.prepare_ahead(steps)
+        self.state.run(|engine, _, _| engine.prepare_ahead(steps))
     }
 
     /// Steps of one row that are prepared.
@@ -160,7 +160,7 @@ impl ServerSession<TwoParty> {
     /// # Errors
     /// As at E0; [`ProtocolError::TwoParty`] where it says more steps.
     pub fn prepare(&mut self, steps: usize) -> Result<usize, ProtocolError> {
-        self.state.engine.prepare_ahead(steps)
+        self.state.run(|engine, _, _| engine.prepare_ahead(steps))
     }
 
     /// Steps of one row that are prepared.
