@@ -1,5 +1,7 @@
 //! Ciphertexts alone: exactness, noise, and what results would say of factors.
 
+mod oracle;
+
 use super::*;
 
 const SETS: [(ParameterSet, u32); 4] = [
