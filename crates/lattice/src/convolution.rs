@@ -20,15 +20,34 @@
 //! ciphertexts whose products add up, larger images are tiles that overlap by a kernel. Of the
 //! layouts that fit, the one of fewest bytes is taken.
 //!
+//! # Merged results
+//! With packing keys ([`Convolution::merged`]) `S = 2^depth` channels lie between each other: all
+//! of the above holds of blocks of `S` channels, at multiples of `S`; channel `k` of a block is at
+//! `k` more, its weights at `k` less. Only equal channels then meet at multiples of `S`, where a
+//! result's values are. `S` results become one by automorphisms, see `packing.rs`: a response
+//! carries up to `n` values a polynomial, however few channels a ciphertext has room for. Of the
+//! layouts the one is taken that costs least in bytes and in time, see `layouts.rs`.
+//!
 //! # Security
 //! That of [`Product`](crate::Product), value by value.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+mod layouts;
+mod shape;
+mod work;
+
+pub use self::shape::ConvolutionShape;
+use self::{
+    layouts::{bytes, cheapest, cost},
+    work::Work,
+};
 use crate::{
-    bfv::{Ciphertext, Factor, Factors, Sum, ciphertext_bytes, switched_bytes},
+    bfv::{Ciphertext, Factor, Factors, Rerandomized},
     error::LatticeError,
+    galois::PackingKeys,
+    packing::noise,
     parameters::ParameterSet,
     product::{Client, Server},
     ring::Ring,
@@ -45,77 +64,6 @@ const MOST: usize = 1 << 14;
 /// A party holds whole messages.
 const MOST_BYTES: usize = 1 << 30;
 
-/// Images, kernels and how they meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConvolutionShape {
-    pub channels: usize,
-    /// Rows and columns of an image.
-    pub image: [usize; 2],
-    pub outputs: usize,
-    /// Rows and columns of a kernel.
-    pub kernel: [usize; 2],
-    pub stride: usize,
-    /// Rows and columns of zeros on each side.
-    pub padding: usize,
-}
-
-impl ConvolutionShape {
-    /// Rows and columns of an output; zero where the kernel is larger than the image.
-    #[must_use]
-    pub fn output(&self) -> [usize; 2] {
-        let side = |at: usize| {
-            let room = (self.image[at] + 2 * self.padding + 1).saturating_sub(self.kernel[at]);
-            room.div_ceil(self.stride)
-        };
-        [side(0), side(1)]
-    }
-
-    /// Numbers of the client.
-    #[must_use]
-    pub fn inputs(&self) -> usize {
-        self.channels * self.image[0] * self.image[1]
-    }
-
-    /// Weights of the server: by output, channel, row and column.
-    #[must_use]
-    pub fn weights(&self) -> usize {
-        self.outputs * self.channels * self.kernel[0] * self.kernel[1]
-    }
-
-    /// Numbers that it gives: by output, row and column.
-    #[must_use]
-    pub fn results(&self) -> usize {
-        let [rows, columns] = self.output();
-        self.outputs * rows * columns
-    }
-
-    /// Rests modulo the stride, of rows and of columns, that a kernel has weights of.
-    fn phases(&self) -> [usize; 2] {
-        self.kernel.map(|side| side.min(self.stride))
-    }
-
-    /// Channels once they are taken apart.
-    fn parts(&self) -> usize {
-        let [rows, columns] = self.phases();
-        self.channels * rows * columns
-    }
-
-    /// A part's channel, and its rests of rows and columns.
-    fn part(&self, part: usize) -> [usize; 3] {
-        let [rows, columns] = self.phases();
-        [
-            part / (rows * columns),
-            part / columns % rows,
-            part % columns,
-        ]
-    }
-
-    /// Rows and columns of the largest part of a kernel.
-    fn part_kernel(&self) -> [usize; 2] {
-        self.kernel.map(|side| side.div_ceil(self.stride))
-    }
-}
-
 /// How numbers lie in polynomials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
@@ -126,19 +74,28 @@ struct Layout {
     /// Parts of channels of a ciphertext, outputs of a polynomial of factors.
     channels: usize,
     outputs: usize,
+    /// Channels of a block, and results that are merged, are `2^depth`.
+    depth: u32,
 }
 
 impl Layout {
-    fn new(shape: &ConvolutionShape, n: usize, tile: [usize; 2], channels: usize) -> Option<Self> {
+    fn new(
+        shape: &ConvolutionShape,
+        n: usize,
+        tile: [usize; 2],
+        channels: usize,
+        depth: u32,
+    ) -> Option<Self> {
         let kernel = shape.part_kernel();
         let window = [0, 1].map(|at| tile[at] + kernel[at] - 1);
-        let piece = window[0] * window[1] * channels;
-        let outputs = (n / piece).min(shape.outputs);
+        let piece = window[0] * window[1] * channels.div_ceil(1 << depth);
+        let outputs = ((n >> depth) / piece).min(shape.outputs);
         (outputs > 0).then_some(Self {
             tile,
             window,
             channels,
             outputs,
+            depth,
         })
     }
 
@@ -146,11 +103,21 @@ impl Layout {
         self.window[0] * self.window[1]
     }
 
-    /// Where the first output of a polynomial is.
+    /// Blocks of channels of a ciphertext.
+    fn blocks(&self) -> usize {
+        self.channels.div_ceil(1 << self.depth)
+    }
+
+    /// Outputs of a polynomial of the response.
+    fn merged(&self) -> usize {
+        self.outputs << self.depth
+    }
+
+    /// Where the first output of a polynomial is, counted in blocks.
     fn origin(&self) -> usize {
         let [rows, columns] = [0, 1].map(|at| self.window[at] - self.tile[at]);
         let last = rows * self.window[1] + columns;
-        (self.channels - 1) * self.area() + last
+        (self.blocks() - 1) * self.area() + last
     }
 }
 
@@ -182,6 +149,41 @@ impl Convolution {
         bits: u32,
         width: u32,
         shape: ConvolutionShape,
+    ) -> Result<Self, LatticeError> {
+        let layout = |shape: &ConvolutionShape| {
+            let bytes = |layout| bytes(set, bits, shape, layout).iter().sum();
+            cheapest(set.n(), shape, 0, bytes)
+        };
+        Self::with(set, bits, width, shape, layout)
+    }
+
+    /// As [`Self::new`], with results that may be merged by packing keys of so many levels
+    /// ([`PackingKeys`]); none where merging costs more than it saves.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and for a set without packing keys.
+    pub fn merged(
+        set: ParameterSet,
+        bits: u32,
+        width: u32,
+        shape: ConvolutionShape,
+        levels: u32,
+    ) -> Result<Self, LatticeError> {
+        crate::galois::Switcher::of(set)?;
+        let most = levels.min(set.n().ilog2());
+        let layout = |shape: &ConvolutionShape| {
+            let cost = |layout| cost(set, bits, shape, layout);
+            cheapest(set.n(), shape, most, cost)
+        };
+        Self::with(set, bits, width, shape, layout)
+    }
+
+    fn with(
+        set: ParameterSet,
+        bits: u32,
+        width: u32,
+        shape: ConvolutionShape,
+        layout: impl Fn(&ConvolutionShape) -> Option<Layout>,
     ) -> Result<Self, LatticeError> {
         let range = |what, allowed, got: usize| LatticeError::Range {
             what,
@@ -217,7 +219,7 @@ impl Convolution {
         if shape.output().contains(&0) {
             return Err(range("a kernel", "at most its image", tall.max(wide)));
         }
-        let layout = cheapest(set, bits, &shape).ok_or(range(
+        let layout = layout(&shape).ok_or(range(
             "a kernel",
             "small enough for a polynomial",
             tall * wide,
@@ -236,7 +238,13 @@ impl Convolution {
             }
         }
         let count = layout.outputs * shape.channels * tall * wide;
-        convolution.flood = Factors::Signed(width).flood(set, bits, count)?;
+        let factors = Factors::Signed(width);
+        let merging = match layout.depth {
+            0 => 0.0,
+            depth => noise(set, depth),
+        };
+        let noise = factors.noise(set, bits, count) + merging;
+        convolution.flood = factors.flood_above(set, bits, noise)?;
         Ok(convolution)
     }
 
@@ -248,6 +256,12 @@ impl Convolution {
     #[must_use]
     pub fn set(&self) -> ParameterSet {
         self.set
+    }
+
+    /// Levels of packing keys that its results take; none where they are not merged.
+    #[must_use]
+    pub fn levels(&self) -> u32 {
+        self.layout.depth
     }
 
     /// Bytes from the client to the server.
@@ -279,6 +293,9 @@ impl Convolution {
         let pairs = [shape.image, shape.kernel, layout.tile];
         for number in widths.into_iter().chain(sizes).chain(pairs.concat()) {
             hash.update((number as u64).to_le_bytes());
+        }
+        if layout.depth > 0 {
+            hash.update(layout.depth.to_le_bytes());
         }
         *hash.finalize().first_chunk().expect("a digest is longer")
     }
@@ -313,11 +330,13 @@ impl Convolution {
         let origin = layout.origin();
         let mut values = Vec::new();
         for (m, output) in outputs.clone().enumerate() {
-            let first = m * layout.channels * layout.area() + origin;
+            // Which of the merged results, and where in it.
+            let [member, m] = [m / layout.outputs, m % layout.outputs];
+            let first = m * layout.blocks() * layout.area() + origin;
             for (i, row) in tile.rows.clone().enumerate() {
                 for (j, column) in tile.columns.clone().enumerate() {
                     values.push([
-                        first + i * layout.window[1] + j,
+                        ((first + i * layout.window[1] + j) << layout.depth) + member,
                         (output * rows + row) * columns + column,
                     ]);
                 }
@@ -342,7 +361,9 @@ impl Convolution {
                     let column = across.wrapping_sub(shape.padding);
                     // What lies outside, below zero too, is a border of zeros.
                     if row < rows && column < columns {
-                        let at = k * self.layout.area() + y * self.layout.window[1] + c;
+                        let block = k >> self.layout.depth;
+                        let at = block * self.layout.area() + y * self.layout.window[1] + c;
+                        let at = (at << self.layout.depth) + (k - (block << self.layout.depth));
                         out[at] = x[(channel * rows + row) * columns + column] & mask;
                     }
                 }
@@ -383,20 +404,26 @@ impl Convolution {
         let [tall, wide] = shape.kernel;
         let mut numbers = Zeroizing::new(Vec::new());
         for (m, output) in outputs.clone().enumerate() {
-            let origin = m * layout.channels * layout.area() + layout.origin();
+            let origin = m * layout.blocks() * layout.area() + layout.origin();
             for (k, part) in parts.clone().enumerate() {
                 let [channel, down, right] = shape.part(part);
+                let block = k >> layout.depth;
+                let inside = k - (block << layout.depth);
                 let kernel = (output * shape.channels + channel) * tall * wide;
                 for (a, row) in (down..tall).step_by(shape.stride).enumerate() {
                     for (b, column) in (right..wide).step_by(shape.stride).enumerate() {
-                        let before = k * layout.area() + a * layout.window[1] + b;
+                        let before = block * layout.area() + a * layout.window[1] + b;
                         let w = weights[kernel + row * wide + column];
-                        numbers.push((origin - before, false, w));
+                        let at = (origin - before) << layout.depth;
+                        // X^-k is -X^(n-k).
+                        let negated = at < inside;
+                        let at = if negated { ring.n + at } else { at } - inside;
+                        numbers.push((at, negated, w));
                     }
                 }
             }
         }
-        Factor(ring.sparse(&numbers, 0))
+        Factor(ring.sparse(&numbers, layout.depth))
     }
 
     /// The response to a request, and the server's shares by output, row and column, fresh and
@@ -405,7 +432,7 @@ impl Convolution {
     ///
     /// # Errors
     /// A message of another length or shape, a residue that is not below its prime, a weight wider
-    /// than declared.
+    /// than declared; results that are merged.
     ///
     /// # Panics
     /// When there are more or fewer weights, or for a key of another parameter set.
@@ -415,8 +442,78 @@ impl Convolution {
         weights: &[i64],
         request: &[u8],
     ) -> Result<(Vec<u8>, Zeroizing<Vec<u64>>), LatticeError> {
+        self.respond_merged(server, None, weights, request)
+    }
+
+    /// As [`Self::respond`], with the client's packing keys, which merged results take.
+    ///
+    /// # Errors
+    /// As [`Self::respond`], and for keys of fewer levels than [`Self::levels`].
+    ///
+    /// # Panics
+    /// As [`Self::respond`].
+    pub fn respond_merged(
+        &self,
+        server: &Server,
+        keys: Option<&PackingKeys>,
+        weights: &[i64],
+        request: &[u8],
+    ) -> Result<(Vec<u8>, Zeroizing<Vec<u64>>), LatticeError> {
         assert_eq!(weights.len(), self.shape.weights(), "all weights");
         assert_eq!(self.set, server.key().set(), "the key is of another set");
+        let levels = keys.map_or(0, PackingKeys::levels);
+        if levels < self.levels() {
+            return Err(LatticeError::Range {
+                what: "the levels of packing keys",
+                allowed: "those of a merged convolution",
+                got: levels.into(),
+            });
+        }
+        self.check(weights)?;
+        let ring: &Ring = &server.key().ring;
+        let mut rest = behind_tag(request, self.request_bytes(), self.tag(), REQUEST)?;
+        let tiles = self.tiles();
+        let pieces = self.shape.parts().div_ceil(self.layout.channels);
+        let ciphertexts = (0..tiles.len() * pieces)
+            .map(|_| Ciphertext::read(&mut rest, ring, REQUEST))
+            .collect::<Result<Vec<_>, _>>()?;
+        let work = Work {
+            convolution: self,
+            ring,
+            keys,
+            weights,
+            ciphertexts: &ciphertexts,
+            pieces,
+        };
+        let mut out = Vec::with_capacity(self.response_bytes());
+        out.extend(self.tag());
+        let mut shares = Zeroizing::new(vec![0; self.shape.results()]);
+        let low = u64::MAX >> (64 - self.bits);
+        for outputs in Self::groups(self.shape.outputs, self.layout.merged()) {
+            let results: Vec<Rerandomized> = if self.layout.depth == 0 {
+                let sums = work.sums(&outputs).into_iter();
+                sums.map(|sum| sum.rerandomize(server.key())).collect()
+            } else {
+                let merged = work.merged(&outputs, 0, 0).expect("a group has outputs");
+                let merged = merged.into_iter();
+                merged.map(|sum| sum.rerandomize(server.key())).collect()
+            };
+            for (tile, result) in tiles.iter().zip(results) {
+                let values = self.values(tile, &outputs);
+                let places: Vec<usize> = values.iter().map(|[place, _]| *place).collect();
+                let masks = Randomness::fresh().words(places.len(), self.bits);
+                result.switch(&mut out, self.bits, &places, &masks, self.flood);
+                for ([_, at], mask) in values.iter().zip(&*masks) {
+                    shares[*at] = mask.wrapping_neg() & low;
+                }
+            }
+        }
+        Ok((out, shares))
+    }
+
+    /// # Errors
+    /// A weight wider than declared.
+    fn check(&self, weights: &[i64]) -> Result<(), LatticeError> {
         let spare = 64 - self.width;
         // All are looked at, so that the time says nothing of them.
         let wide = weights
@@ -429,38 +526,7 @@ impl Convolution {
                 got: self.width.into(),
             });
         }
-        let ring: &Ring = &server.key().ring;
-        let mut rest = behind_tag(request, self.request_bytes(), self.tag(), REQUEST)?;
-        let tiles = self.tiles();
-        let pieces = self.shape.parts().div_ceil(self.layout.channels);
-        let ciphertexts = (0..tiles.len() * pieces)
-            .map(|_| Ciphertext::read(&mut rest, ring, REQUEST))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut out = Vec::with_capacity(self.response_bytes());
-        out.extend(self.tag());
-        let mut shares = Zeroizing::new(vec![0; self.shape.results()]);
-        let low = u64::MAX >> (64 - self.bits);
-        for outputs in Self::groups(self.shape.outputs, self.layout.outputs) {
-            let channels = Self::groups(self.shape.parts(), self.layout.channels);
-            let factors: Vec<Factor> = channels
-                .map(|channels| self.factor(ring, weights, &outputs, channels))
-                .collect();
-            for (tile, ciphertexts) in tiles.iter().zip(ciphertexts.chunks(pieces)) {
-                let mut sum = Sum::new(ring);
-                for (ciphertext, factor) in ciphertexts.iter().zip(&factors) {
-                    sum.add_product(ring, ciphertext, factor);
-                }
-                let values = self.values(tile, &outputs);
-                let places: Vec<usize> = values.iter().map(|[place, _]| *place).collect();
-                let masks = Randomness::fresh().words(places.len(), self.bits);
-                let result = sum.rerandomize(server.key());
-                result.switch(&mut out, self.bits, &places, &masks, self.flood);
-                for ([_, at], mask) in values.iter().zip(&*masks) {
-                    shares[*at] = mask.wrapping_neg() & low;
-                }
-            }
-        }
-        Ok((out, shares))
+        Ok(())
     }
 
     /// The client's shares from the response, by output, row and column.
@@ -474,7 +540,7 @@ impl Convolution {
     ) -> Result<Zeroizing<Vec<u64>>, LatticeError> {
         let mut rest = behind_tag(response, self.response_bytes(), self.tag(), RESPONSE)?;
         let mut shares = Zeroizing::new(vec![0; self.shape.results()]);
-        for outputs in Self::groups(self.shape.outputs, self.layout.outputs) {
+        for outputs in Self::groups(self.shape.outputs, self.layout.merged()) {
             for tile in self.tiles() {
                 let values = self.values(&tile, &outputs);
                 let places: Vec<usize> = values.iter().map(|[place, _]| *place).collect();
@@ -487,58 +553,6 @@ impl Convolution {
         }
         Ok(shares)
     }
-}
-
-/// Bytes of the request and of the response.
-fn bytes(set: ParameterSet, bits: u32, shape: &ConvolutionShape, layout: Layout) -> [usize; 2] {
-    // Full spans and the last one, with how many of each there are.
-    let cut = |whole: usize, step: usize| [(step, whole / step), (whole % step, 1)];
-    let [rows, columns] = shape.output();
-    let mut results = 0;
-    for (rows, of_rows) in cut(rows, layout.tile[0]) {
-        for (columns, of_columns) in cut(columns, layout.tile[1]) {
-            for (outputs, of_outputs) in cut(shape.outputs, layout.outputs) {
-                let values = rows * columns * outputs;
-                if values > 0 {
-                    let each = switched_bytes(set, bits, values);
-                    results += of_rows * of_columns * of_outputs * each;
-                }
-            }
-        }
-    }
-    let tiles = rows.div_ceil(layout.tile[0]) * columns.div_ceil(layout.tile[1]);
-    let pieces = shape.parts().div_ceil(layout.channels);
-    [
-        TAG_BYTES + tiles * pieces * ciphertext_bytes(set),
-        TAG_BYTES + results,
-    ]
-}
-
-/// The layout of fewest bytes; none where a kernel fits no polynomial.
-fn cheapest(set: ParameterSet, bits: u32, shape: &ConvolutionShape) -> Option<Layout> {
-    let n = set.n();
-    // Sides that cut into different numbers of tiles.
-    let sides = |all: usize| {
-        let mut sides: Vec<usize> = (1..=all).map(|tiles| all.div_ceil(tiles)).collect();
-        sides.dedup();
-        sides
-    };
-    let [rows, columns] = shape.output();
-    let mut best: Option<(usize, Layout)> = None;
-    for tall in sides(rows) {
-        for wide in sides(columns) {
-            for channels in sides(shape.parts()) {
-                let Some(layout) = Layout::new(shape, n, [tall, wide], channels) else {
-                    continue;
-                };
-                let total = bytes(set, bits, shape, layout).iter().sum();
-                if best.is_none_or(|(least, _)| total < least) {
-                    best = Some((total, layout));
-                }
-            }
-        }
-    }
-    best.map(|(_, layout)| layout)
 }
 
 #[cfg(test)]

@@ -288,3 +288,40 @@ fn time_of_convolutions() {
         );
     }
 }
+
+/// The server's time for layers of ResNet-50, one by one and merged.
+#[test]
+#[ignore = "measures; takes seconds"]
+fn time_of_merged_convolutions() {
+    let set = ParameterSet::N8192;
+    let client = Client::new(set);
+    let server = Server::new(set, &client.public_key()).unwrap();
+    let keys = PackingKeys::from_bytes(set, 1, &client.packing_keys(1).unwrap()).unwrap();
+    for shape in [
+        square(3, 64, 64, 56, 1),
+        square(1, 256, 64, 56, 1),
+        square(3, 256, 256, 14, 1),
+        square(1, 512, 2048, 7, 1),
+    ] {
+        let plain = Convolution::new(set, 37, 16, shape).unwrap();
+        let merged = Convolution::merged(set, 37, 16, shape, 13).unwrap();
+        let weights = vec![2; shape.weights()];
+        for convolution in [plain, merged] {
+            let began = worked();
+            let request = convolution.request(&client, &vec![3; shape.inputs()]);
+            let sent = worked();
+            let response = convolution.respond_merged(&server, Some(&keys), &weights, &request);
+            let responded = worked();
+            convolution.finish(&client, &response.unwrap().0).unwrap();
+            println!(
+                "{shape:?}, {} levels, {} + {} bytes: {:.3}, {:.3}, {:.3} s",
+                convolution.levels(),
+                convolution.request_bytes(),
+                convolution.response_bytes(),
+                sent - began,
+                responded - sent,
+                worked() - responded
+            );
+        }
+    }
+}
