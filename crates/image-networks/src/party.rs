@@ -1,7 +1,7 @@
 //! A network between two parties: the client's image, the server's weights, and an output that the
 //! client alone learns.
 
-use marill_lattice::{Client, Convolution, LatticeError, PublicKey, Server};
+use marill_lattice::{Client, Convolution, LatticeError, PackingKeys, PublicKey, Server};
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{BitReader, BitWriter, Bits, Needs, OtError, Party, Phase, Session, Source};
@@ -11,7 +11,7 @@ use crate::{
     convolve::convolve,
     error::NetworkError,
     graph::{Layer, Op},
-    plan::{Gate, Plan},
+    plan::{Gate, PACKED, Plan, vectors},
     twin::{sums, windows},
     weights::{LayerWeights, Weights},
 };
@@ -29,7 +29,7 @@ pub enum Input<'a> {
 /// Keys by parameter set.
 enum Keys {
     Client(Vec<Client>),
-    Server(Vec<Server>),
+    Server(Vec<Server>, Option<PackingKeys>),
 }
 
 /// Evaluates a network with the peer, on a session that has sent nothing but its beginning. Gives
@@ -113,29 +113,48 @@ fn set_up<C: Channel, S: Source>(
     if peer != own {
         return Err(NetworkError::Networks);
     }
-    let sets = plan.sets();
     let keys = if first {
-        let clients: Vec<Client> = sets.into_iter().map(Client::new).collect();
-        let keys: Vec<Vec<u8>> = clients.iter().map(Client::public_key).collect();
-        link.send("lattice keys", &keys.concat()).map_err(&failed)?;
+        let clients: Vec<Client> = plan.sets().into_iter().map(Client::new).collect();
+        let message = key_message(plan, &clients).map_err(of_key)?;
+        link.send("lattice keys", &message).map_err(&failed)?;
         Keys::Client(clients)
     } else {
-        let bytes = sets.iter().map(|set| PublicKey::bytes(*set)).sum();
+        let bytes = plan.setup_cost().sent[0] as usize - own.len();
         let message = link.receive("lattice keys", bytes).map_err(&failed)?;
-        let mut rest = &message[..];
-        let mut servers = Vec::new();
-        for set in sets {
-            let (key, behind) = rest.split_at(PublicKey::bytes(set));
-            servers.push(Server::new(set, key).map_err(of_key)?);
-            rest = behind;
-        }
-        Keys::Server(servers)
+        read_keys(plan, &message).map_err(of_key)?
     };
     link.enter(phase);
     let mut needs = Needs::none();
     (0..plan.network.layers.len()).for_each(|layer| needs.merge(&plan.needs(layer)));
     session.set_up(&needs).map_err(&failed)?;
     Ok(keys)
+}
+
+/// Public keys of all sets, then packing keys.
+fn key_message(plan: &Plan, clients: &[Client]) -> Result<Vec<u8>, LatticeError> {
+    let mut message: Vec<u8> = clients.iter().flat_map(Client::public_key).collect();
+    if plan.levels() > 0 {
+        let place = plan.sets().iter().position(|set| *set == PACKED);
+        let client = &clients[place.expect("merged products are of this set")];
+        message.extend(client.packing_keys(vectors(plan.levels()))?);
+    }
+    Ok(message)
+}
+
+/// Reads what [`key_message`] made, of the length that a plan says.
+fn read_keys(plan: &Plan, message: &[u8]) -> Result<Keys, LatticeError> {
+    let mut rest = message;
+    let mut servers = Vec::new();
+    for set in plan.sets() {
+        let (key, behind) = rest.split_at(PublicKey::bytes(set));
+        servers.push(Server::new(set, key)?);
+        rest = behind;
+    }
+    let packing = match plan.levels() {
+        0 => None,
+        levels => Some(PackingKeys::from_bytes(PACKED, vectors(levels), rest)?),
+    };
+    Ok(Keys::Server(servers, packing))
 }
 
 /// The client's output: transcripts are compared first.
@@ -211,14 +230,15 @@ impl Evaluation<'_> {
                 let shares = convolution.finish(client, &response);
                 shares.map_err(|error| self.lattice(error))
             }
-            Keys::Server(servers) => {
+            Keys::Server(servers, packing) => {
                 let server = &servers[place];
                 let LayerWeights {
                     weights, biases, ..
                 } = self.weights.expect("the server has them");
                 let bytes = convolution.request_bytes();
                 let request = link.receive("request", bytes).map_err(&failed)?;
-                let responded = convolution.respond(server, weights, &request);
+                let responded =
+                    convolution.respond_merged(server, packing.as_ref(), weights, &request);
                 let (response, mut shares) = responded.map_err(|error| self.lattice(error))?;
                 link.send("response", &response).map_err(&failed)?;
                 let own = convolve(convolution.shape(), x, weights);

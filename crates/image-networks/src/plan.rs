@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use marill_lattice::{Convolution, LatticeError, ParameterSet, PublicKey};
+use marill_lattice::{Convolution, LatticeError, PackingKeys, ParameterSet, PublicKey};
 use marill_ot::Needs;
 use marill_two_party::{
     ArgMax, Cost, DivideBy, Maximum, Msb, Multiplex, Radix, Relu, ReluTruncate, Shift, Sign,
@@ -18,6 +18,12 @@ use crate::{
 
 /// Comparisons at once, unless a plan says otherwise.
 const GROUP: usize = 1 << 18;
+
+/// Levels of packing keys that a plan chooses from: for none, small networks and large ones.
+const LEVELS: [u32; 4] = [0, 6, 9, 13];
+
+/// The set whose results can be merged.
+pub(crate) const PACKED: ParameterSet = ParameterSet::N8192;
 
 /// Bytes of a digest of the transcript, which both parties compare before the output is revealed.
 pub(crate) const CONFIRM_BYTES: u64 = 16;
@@ -82,44 +88,109 @@ impl Gate {
     }
 }
 
-/// Of the parameter sets that hold a product, the one of fewer bytes.
-fn cheapest(
-    make: impl Fn(ParameterSet) -> Result<Convolution, LatticeError>,
-) -> Result<Convolution, LatticeError> {
+/// Bytes in both directions.
+fn bytes(convolution: &Convolution) -> usize {
+    convolution.request_bytes() + convolution.response_bytes()
+}
+
+/// A layer's product with keys of so many levels: of the sets that hold it without merging, the one
+/// of fewer bytes, or a merged one.
+fn product(
+    network: &Network,
+    layer: &Layer,
+    levels: u32,
+) -> Result<Option<Convolution>, LatticeError> {
+    let Op::Convolution(kernel) = &layer.op else {
+        return Ok(None);
+    };
+    let format = network.format;
+    let shape = convolution_shape(network, layer, kernel);
+    if levels > 0 {
+        let width = format.weight_bits;
+        return Convolution::merged(PACKED, format.bits, width, shape, levels).map(Some);
+    }
+    let make = |set| Convolution::new(set, format.bits, format.weight_bits, shape);
     let wide = make(ParameterSet::N8192)?;
-    let bytes = |c: &Convolution| c.request_bytes() + c.response_bytes();
-    Ok(match make(ParameterSet::N4096) {
+    Ok(Some(match make(ParameterSet::N4096) {
         Ok(small) if bytes(&small) < bytes(&wide) => small,
         _ => wide,
-    })
+    }))
+}
+
+/// The products of all layers.
+type Products = Vec<Option<Convolution>>;
+
+fn products(network: &Network, levels: u32) -> Result<Products, NetworkError> {
+    let each = network.layers.iter().map(|layer| {
+        product(network, layer, levels).map_err(|source| NetworkError::Lattice {
+            layer: layer.name.clone(),
+            source,
+        })
+    });
+    each.collect()
+}
+
+/// Levels that products take.
+fn levels(products: &Products) -> u32 {
+    let each = products.iter().flatten().map(Convolution::levels);
+    each.max().unwrap_or_default()
+}
+
+/// Vectors for which keys of so many levels are made.
+pub(crate) fn vectors(levels: u32) -> usize {
+    PACKED.n() >> levels
+}
+
+/// Bytes of packing keys.
+fn key_bytes(levels: u32) -> usize {
+    match levels {
+        0 => 0,
+        levels => PackingKeys::bytes(PACKED, vectors(levels)),
+    }
 }
 
 impl Plan {
+    /// Of the products with packing keys of different levels, those of fewest bytes, keys included.
+    ///
     /// # Errors
     /// A convolution that ciphertexts cannot hold.
     pub fn new(network: Network, radix: Radix) -> Result<Self, NetworkError> {
-        let format = network.format;
-        let mut convolutions = Vec::new();
-        for layer in &network.layers {
-            convolutions.push(match &layer.op {
-                Op::Convolution(kernel) => {
-                    let shape = convolution_shape(&network, layer, kernel);
-                    let make = |set| Convolution::new(set, format.bits, format.weight_bits, shape);
-                    let made = cheapest(make).map_err(|source| NetworkError::Lattice {
-                        layer: layer.name.clone(),
-                        source,
-                    })?;
-                    Some(made)
-                }
-                _ => None,
-            });
+        let mut best: Option<(usize, Products)> = None;
+        for most in LEVELS {
+            let made = products(&network, most)?;
+            let messages: usize = made.iter().flatten().map(bytes).sum();
+            let total = messages + key_bytes(levels(&made));
+            if best.as_ref().is_none_or(|(least, _)| total < *least) {
+                best = Some((total, made));
+            }
         }
-        Ok(Self {
+        let (_, convolutions) = best.expect("there are levels");
+        Ok(Self::of(network, radix, convolutions))
+    }
+
+    /// With packing keys of so many levels at most, which merge results of convolutions; none for
+    /// convolutions one by one, which take less time and more bytes.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_levels(network: Network, radix: Radix, most: u32) -> Result<Self, NetworkError> {
+        let convolutions = products(&network, most)?;
+        Ok(Self::of(network, radix, convolutions))
+    }
+
+    fn of(network: Network, radix: Radix, convolutions: Products) -> Self {
+        Self {
             network,
             radix,
             group: GROUP,
             convolutions,
-        })
+        }
+    }
+
+    /// Levels of packing keys.
+    #[must_use]
+    pub fn levels(&self) -> u32 {
+        levels(&self.convolutions)
     }
 
     /// The same with other groups: a gate's instances beyond so many comparisons follow in further
@@ -139,6 +210,7 @@ impl Plan {
         let mut hash = Sha256::new_with_prefix(b"marill plan of an image network 1");
         hash.update(self.network.digest());
         hash.update(format!("{:?}, groups of {}", self.radix, self.group));
+        hash.update(self.levels().to_le_bytes());
         hash.finalize().into()
     }
 
@@ -168,13 +240,13 @@ impl Plan {
     }
 
     /// Messages before the first layer, transfers' set-up apart: both compare what they evaluate,
-    /// then the client sends a public key for each set.
+    /// then the client sends a public key for each set, and packing keys.
     #[must_use]
     pub fn setup_cost(&self) -> Cost {
         let keys: usize = self.sets().into_iter().map(PublicKey::bytes).sum();
         let mut cost = Cost::none();
         cost.exchange([8 * 32; 2]);
-        cost.exchange([8 * keys, 0]);
+        cost.exchange([8 * (keys + key_bytes(self.levels())), 0]);
         cost
     }
 

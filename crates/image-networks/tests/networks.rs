@@ -177,6 +177,74 @@ fn every_layer_is_the_twins_at_the_declared_cost() {
 }
 
 #[test]
+fn merged_convolutions_are_the_twins_too() {
+    // Wide enough that several channels' results share a polynomial.
+    let size = Size {
+        width: 1.0 / 8.0,
+        blocks: Some([1, 1, 0, 0]),
+        ..TINY
+    };
+    let network = resnet50(FORMAT, size).unwrap();
+    let weights = Weights::random(&network, &seed());
+    let plan = Plan::with_levels(network.clone(), Radix::Four, 13).unwrap();
+    assert!(plan.levels() > 0, "nothing is merged");
+    let seen = both(
+        [&plan, &plan],
+        &weights,
+        Extension::SoftSpoken(GroupBits::Four),
+    );
+    let twin = twin_layers(&network, &weights);
+    assert_eq!(first_difference(&network, &seen, &twin), None);
+    let total = plan.total_cost();
+    assert_eq!([seen[0].online.sent, seen[1].online.sent], total.sent);
+    assert_eq!(
+        [seen[0].setup.sent, seen[1].setup.sent],
+        plan.setup_cost().sent
+    );
+    // A party that merges and one that does not refuse each other.
+    let other = Plan::with_levels(network, Radix::Four, 0).unwrap();
+    let seen = both(
+        [&plan, &other],
+        &weights,
+        Extension::SoftSpoken(GroupBits::Four),
+    );
+    assert!(
+        seen.iter()
+            .all(|seen| matches!(seen.output, Err(NetworkError::Networks)))
+    );
+}
+
+/// Figures of `docs/reports/networks.md`: levels of packing keys, bytes of the client and of the
+/// server for convolutions, without merging and with it.
+#[test]
+#[ignore = "searches layouts of 175 convolutions; takes seconds"]
+fn published_networks_take_the_bytes_of_the_report() {
+    let plain = |network| Plan::with_levels(network, Radix::Four, 0).unwrap();
+    let merged = |network| Plan::new(network, Radix::Four).unwrap();
+    let resnet = || resnet50(FORMAT, Size::PUBLISHED).unwrap();
+    let densenet = || densenet121(FORMAT, Size::PUBLISHED).unwrap();
+    for (plan, levels, bytes) in [
+        (plain(resnet()), 0, [420_491_648, 367_830_248]),
+        (merged(resnet()), 8, [238_437_728, 141_917_416]),
+        (plain(densenet()), 0, [403_746_832, 338_155_288]),
+        (merged(densenet()), 6, [318_941_968, 89_477_912]),
+    ] {
+        let layers = plan.network().layers().iter().enumerate();
+        let convolutions = layers.filter(|(_, layer)| layer.op.kind() == "convolution");
+        let sums = convolutions.fold([0; 2], |sum: [u64; 2], (at, _)| {
+            let sent = plan.cost(at).sent;
+            [sum[0] + sent[0], sum[1] + sent[1]]
+        });
+        assert_eq!(
+            (plan.levels(), sums),
+            (levels, bytes),
+            "{}",
+            plan.network().name()
+        );
+    }
+}
+
+#[test]
 fn a_layer_that_is_broken_on_purpose_is_seen() {
     let network = densenet121(FORMAT, TINY).unwrap();
     let weights = Weights::random(&network, &seed());

@@ -180,9 +180,10 @@ impl<'a> Report<'a> {
         let memory = peak_memory_bytes().unwrap_or_default() as f64 / 1e9;
         format!(
             "{table}\n\n{name} at {image} by {image} pixels, {products:.2} G products, {bits} bits \
-             at scale {scale}, weights of {weight_bits} bits; {build} build; peak memory of the \
-             process {memory:.2} GB\n{published}the integer program took {program:.2} CPU s; \
-             bytes and rounds are {cost} ones; class {class}, the program's {expected}\n\
+             at scale {scale}, weights of {weight_bits} bits, {levels} levels of packing keys; \
+             {build} build; peak memory of the process {memory:.2} GB\n{published}\
+             the integer program took {program:.2} CPU s; bytes and rounds are {cost} ones; \
+             class {class}, the program's {expected}\n\
              secure layers and the integer program's: {equal}\n",
             table = table.markdown(),
             name = args.name,
@@ -190,6 +191,7 @@ impl<'a> Report<'a> {
             bits = format.bits,
             scale = format.scale,
             weight_bits = format.weight_bits,
+            levels = self.plan.levels(),
             build = machine::PROFILE,
             program = compared.spent.cpu,
             class = self.class(),
@@ -215,6 +217,7 @@ impl<'a> Report<'a> {
             "bits": format.bits, "scale": format.scale, "weight_bits": format.weight_bits,
             "products": self.plan.network().multiplications(),
             "radix": self.args.radix.parse::<u32>().ok(), "lpn_set": self.args.lpn_set,
+            "packing_levels": self.plan.levels(),
             "kinds": kinds, "setup": self.setup.json(), "total": self.total.json(),
             "declared": self.declared, "numbers": compared.numbers,
             "mismatches": compared.mismatches, "first_mismatch": compared.first,
