@@ -9,12 +9,17 @@ mod curve;
 mod division;
 mod exponential;
 mod octaves;
+mod recurrent;
 
 pub use self::{
     curve::{CurveTables, Shape},
     division::DivisionTables,
     exponential::ExpTables,
     octaves::{OctaveTables, Power},
+    recurrent::{
+        FastGrnn, FastGrnnWeights, GATE, Linear, MIX, RangeError, RealFastGrnn, VALUE_BITS,
+        WEIGHT_BITS,
+    },
 };
 use crate::fixed::{low_mask, sign_extend};
 

@@ -138,6 +138,20 @@ impl Prepared {
         Ok(Self(made))
     }
 
+    /// These vectors in parts of `n` instances.
+    pub(crate) fn parts(&self, n: usize) -> Vec<Self> {
+        let mut parts: Vec<Self> = Vec::new();
+        for vectors in &self.0 {
+            for (i, part) in vectors.parts(n).into_iter().enumerate() {
+                match parts.get_mut(i) {
+                    Some(made) => made.0.push(part),
+                    None => parts.push(Self(vec![part])),
+                }
+            }
+        }
+        parts
+    }
+
     fn cost(widths: &[u32], n: usize) -> Cost {
         let chunks = widths.chunk_by(|a, b| a == b);
         chunks.fold(Cost::none(), |cost, same| {
@@ -145,7 +159,7 @@ impl Prepared {
         })
     }
 
-    fn needs(widths: &[u32], n: usize) -> Needs {
+    pub(crate) fn needs(widths: &[u32], n: usize) -> Needs {
         let mut needs = Needs::none();
         widths
             .iter()

@@ -30,6 +30,7 @@
 //! | tables by one-hot vectors | [`lookup`] |
 //! | exponential; sigmoid and tangent | [`Exp`]; [`Curve`] |
 //! | reciprocal, square root and its reciprocal; division | [`Octaves`]; [`Divide`] |
+//! | a recurrent network, its weights one party's | [`Recurrent`] |
 //!
 //! # Security
 //! Semi-honest, from the transfers alone: every message is masked by a pad that its receiver lacks
@@ -51,6 +52,7 @@ mod functions;
 pub mod lookup;
 mod pool;
 mod product;
+mod recurrent;
 mod relu;
 mod truncate;
 
@@ -72,6 +74,7 @@ pub use self::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct,
         OpenedProduct, Product, Triples, combinations, combinations_cost,
     },
+    recurrent::{Half, Recurrent},
     relu::{Relu, ReluCapped, ReluTruncate},
     truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},
 };

@@ -7,6 +7,7 @@ mod digits;
 mod functions;
 mod opened;
 mod pool;
+mod recurrent;
 mod reference;
 mod tables;
 mod widths;
