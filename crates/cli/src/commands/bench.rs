@@ -12,6 +12,7 @@ mod parties;
 mod plan;
 mod processes;
 mod protocols;
+mod recurrent;
 mod reopened;
 mod shapes;
 pub mod study;
@@ -54,7 +55,8 @@ enum Operations {
     Ops(ops::Args),
     /// Two parties without a dealer: one line per protocol, bytes, rounds, CPU time, mismatches
     Protocols(protocols::Args),
-    /// ResNet-50 or DenseNet-121 between two parties: bytes, rounds and CPU time by kind of layer
+    /// A network between two parties: bytes, rounds and CPU time of ResNet-50 or DenseNet-121 by
+    /// kind of layer, or of FastGRNN
     Network(network::Args),
     /// An ordinary full fine-tune against Marill's form: what a step costs, cell by cell
     Headline(headline::Args),

@@ -21,14 +21,20 @@ use marill_ot::{
 use marill_two_party::Radix;
 
 use self::compare::{Compared, Shown};
-use super::clock::{Lap, Spent, alone};
+use super::{
+    clock::{Lap, Spent, alone},
+    recurrent,
+};
 use crate::output::failure::{BadInput, INPUT_FAILED};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    recurrent: Option<Recurrent>,
     /// The network, as torchvision has it
-    #[arg(value_name = "NAME", value_parser = ["resnet50", "densenet121"])]
-    name: String,
+    #[arg(value_name = "NAME", required = true, value_parser = ["resnet50", "densenet121"])]
+    name: Option<String>,
     /// Rows and columns of the image, whose pixels are random
     #[arg(long, value_name = "PIXELS", default_value_t = 224)]
     image: usize,
@@ -55,6 +61,18 @@ pub struct Args {
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Recurrent {
+    /// FastGRNN with low-rank matrices, SIRNN's network for Google-30
+    Fastgrnn(recurrent::Args),
+}
+
+impl Args {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
 }
 
 /// A layer at one party.
@@ -90,7 +108,7 @@ fn network(args: &Args) -> anyhow::Result<Network> {
         width: args.width,
         blocks: None,
     };
-    let make = match args.name.as_str() {
+    let make = match args.name() {
         "resnet50" => resnet50,
         _ => densenet121,
     };
@@ -197,6 +215,9 @@ fn measure(plan: &Plan, weights: &Weights, set: LpnSet) -> anyhow::Result<Measur
 /// [`BadInput`] for sizes that do not fit, or a file of weights that does not; whatever a session
 /// reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(Recurrent::Fastgrnn(recurrent)) = &args.recurrent {
+        return recurrent::run(recurrent);
+    }
     let radix = match args.radix.as_str() {
         "16" => Radix::Sixteen,
         _ => Radix::Four,

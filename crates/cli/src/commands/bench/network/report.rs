@@ -175,7 +175,7 @@ impl<'a> Report<'a> {
         };
         let network = self.plan.network();
         let products = network.multiplications() as f64 / 1e9;
-        let is_published = (args.name.as_str(), args.image) == ("resnet50", 224);
+        let is_published = (args.name(), args.image) == ("resnet50", 224);
         let published = if is_published { PUBLISHED } else { "" };
         let memory = peak_memory_bytes().unwrap_or_default() as f64 / 1e9;
         format!(
@@ -186,7 +186,7 @@ impl<'a> Report<'a> {
              class {class}, the program's {expected}\n\
              secure layers and the integer program's: {equal}\n",
             table = table.markdown(),
-            name = args.name,
+            name = args.name(),
             image = args.image,
             bits = format.bits,
             scale = format.scale,
@@ -212,7 +212,7 @@ impl<'a> Report<'a> {
             .as_ref()
             .map(|path| path.display().to_string());
         json!({
-            "network": self.args.name, "image": self.args.image, "width": self.args.width,
+            "network": self.args.name(), "image": self.args.image, "width": self.args.width,
             "classes": self.args.classes, "weights": weights,
             "bits": format.bits, "scale": format.scale, "weight_bits": format.weight_bits,
             "products": self.plan.network().multiplications(),

@@ -4,7 +4,8 @@ use super::*;
 
 fn args(name: &str) -> Args {
     Args {
-        name: name.into(),
+        recurrent: None,
+        name: Some(name.into()),
         image: 32,
         width: 1.0 / 32.0,
         classes: 4,
