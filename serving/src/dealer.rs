@@ -53,7 +53,7 @@ use crate::{
     ready::{Readiness, has_space},
     secret_files::random,
     service,
-    slots::{Lobby, MAX_WAITING, SLOT_WAIT, Seat, Turn},
+    slots::{HeldSlot, Lobby, MAX_WAITING, SLOT_WAIT, Turn},
     state::{Store, WhenInUse},
     terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
     ticket::Ticket,
@@ -436,9 +436,9 @@ async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request
         Err(refused) => return service::refuse(&dealer.metrics, refused),
     };
     let metrics = dealer.metrics.clone();
-    let seat = Seat::taken(Turn::again(&dealer.sessions), slot);
+    let held = HeldSlot::taken(Turn::again(&dealer.sessions), slot);
     service::session(request, &metrics, move |channel, count| {
-        session::run(&dealer, &owner, channel, seat).inspect(|()| service::say_ended(count))
+        session::run(&dealer, &owner, channel, held).inspect(|()| service::say_ended(count))
     })
 }
 

@@ -280,12 +280,12 @@ impl Turn {
 }
 
 /// The place of a session that may rest between two turns, without a slot.
-pub(crate) struct Seat {
+pub(crate) struct HeldSlot {
     turn: Turn,
     slot: Option<SessionSlot>,
 }
 
-impl Seat {
+impl HeldSlot {
     /// Before the first slot.
     pub(crate) fn new(turn: Turn) -> Self {
         Self { turn, slot: None }
@@ -301,7 +301,7 @@ impl Seat {
     ///
     /// # Errors
     /// As [`Turn::take`].
-    pub(crate) fn sit(&mut self, service: &'static str) -> Result<(), SessionError> {
+    pub(crate) fn hold(&mut self, service: &'static str) -> Result<(), SessionError> {
         if self.slot.is_none() {
             self.slot = Some(self.turn.take(service)?);
         }
@@ -309,7 +309,7 @@ impl Seat {
     }
 
     /// Gives the slot back.
-    pub(crate) fn rise(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.slot = None;
     }
 }

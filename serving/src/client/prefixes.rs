@@ -98,7 +98,7 @@ impl<W: Waits> Prefixes<W> {
         best
     }
 
-    /// Lets a session wait, unless somebody wants its prefix.
+    /// Lets a session wait, unless another one wants its prefix.
     pub(super) fn keep(&self, session: W) {
         let mut state = self.0.lock();
         if state.wanting == 0 {

@@ -12,7 +12,7 @@ use crate::{
     error::{ServingError, SessionError, StateError},
     messages::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
     pace::Pace,
-    slots::Seat,
+    slots::HeldSlot,
 };
 
 const SERVER: &str = "server";
@@ -22,7 +22,7 @@ pub(super) fn run(
     dealer: &Dealer,
     owner: &Owner,
     channel: WebSocketChannel,
-    mut seat: Seat,
+    mut held: HeldSlot,
 ) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
     let mut session = match open(dealer, owner, &mut channel) {
@@ -33,7 +33,7 @@ pub(super) fn run(
             return Err(error);
         }
     };
-    let result = stream(dealer, &mut channel, &mut session, &mut seat);
+    let result = stream(dealer, &mut channel, &mut session, &mut held);
     channel
         .lock()
         .close(&result.as_ref().err().map_or(String::new(), |error| {
@@ -119,7 +119,7 @@ fn stream(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,
     session: &mut DealerSession,
-    seat: &mut Seat,
+    held: &mut HeldSlot,
 ) -> Result<(), ServingError> {
     // Rows that were written early, and how that went.
     let mut early: Option<(usize, Result<(), ProtocolError>)> = None;
@@ -132,7 +132,7 @@ fn stream(
         };
         let step = Step::parse(&frame).map_err(bad)?;
         if matches!((step, &early), (Step::Wait, Some(_))) {
-            match rest(dealer, channel, (&mut pace, &mut *seat))? {
+            match rest(dealer, channel, (&mut pace, &mut *held))? {
                 true => continue,
                 false => return Ok(()),
             }
@@ -168,14 +168,14 @@ fn stream(
 fn rest(
     dealer: &Dealer,
     channel: &SharedChannel<WebSocketChannel>,
-    (pace, seat): (&mut Pace, &mut Seat),
+    (pace, held): (&mut Pace, &mut HeldSlot),
 ) -> Result<bool, ServingError> {
-    seat.rise();
+    held.release();
     let left = pace.rest(dealer.kept.keeping().time);
     // Nothing is under way that could fail.
     let more = dealer.kept.wait(channel, None).unwrap_or(false);
     if more {
-        seat.sit("dealer")?;
+        held.hold("dealer")?;
         pace.resume(left);
     }
     Ok(more)

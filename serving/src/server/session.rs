@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     server::{SecureModel, Server, charging::Charging, input::Announced},
-    slots::{Seat, Turn},
+    slots::{HeldSlot, Turn},
     state::Principal,
     terms::{Correlations, SessionParameters, TWO_PARTY_EXTENSION},
 };
@@ -39,8 +39,8 @@ pub(super) fn run(
     let mut client = SharedChannel::new(channel);
     let mut input = None;
     let began = Instant::now();
-    let mut seat = Seat::new(turn);
-    let opened = open(server, &mut client, principal.as_ref(), &mut seat);
+    let mut held = HeldSlot::new(turn);
+    let opened = open(server, &mut client, principal.as_ref(), &mut held);
     let result = opened.and_then(|(mut source, mut session, waiting)| {
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
@@ -51,7 +51,7 @@ pub(super) fn run(
                     &mut client,
                     &mut source,
                     &mut session,
-                    (&mut pace, &mut seat),
+                    (&mut pace, &mut held),
                     principal.as_ref(),
                 ),
                 Some(announced) => announced.wait(&client).map_err(Into::into).and_then(
@@ -63,7 +63,7 @@ pub(super) fn run(
                             connection,
                             &mut source,
                             &mut session,
-                            (&mut pace, &mut seat),
+                            (&mut pace, &mut held),
                             principal.as_ref(),
                         )
                     },
@@ -210,9 +210,9 @@ fn open<'a>(
     server: &'a Server,
     client: &mut Connection,
     principal: Option<&Principal>,
-    seat: &mut Seat,
+    held: &mut HeldSlot,
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
-    match handshake(server, client, principal, seat) {
+    match handshake(server, client, principal, held) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             server.metrics.refuse(error.refusal_code(CLIENT));
@@ -226,11 +226,11 @@ fn handshake<'a>(
     server: &'a Server,
     client: &mut Connection,
     principal: Option<&Principal>,
-    seat: &mut Seat,
+    held: &mut HeldSlot,
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().handshake_done();
-    seat.sit("server")?;
+    held.hold("server")?;
     Metrics::add(&server.metrics.sessions_started, 1);
     server.start_session(principal)?;
     // The adapter may have to be made and sent.
@@ -535,7 +535,7 @@ fn serve(
     client: &mut Connection,
     source: &mut CorrelationSource,
     session: &mut E1,
-    (pace, seat): (&mut Pace, &mut Seat),
+    (pace, held): (&mut Pace, &mut HeldSlot),
     principal: Option<&Principal>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
@@ -557,7 +557,7 @@ fn serve(
             _ if positions == 0 => return Err(bad("a decode before the prefill".into()).into()),
             Step::Wait => {
                 charging.settle();
-                match rest(server, client, source, (pace, seat))? {
+                match rest(server, client, source, (pace, held))? {
                     true => continue,
                     false => return Ok(()),
                 }
@@ -615,18 +615,18 @@ fn rest(
     server: &Server,
     client: &Connection,
     source: &mut CorrelationSource,
-    (pace, seat): (&mut Pace, &mut Seat),
+    (pace, held): (&mut Pace, &mut HeldSlot),
 ) -> Result<bool, ServingError> {
     if server.model.parameters.is_shared() {
         return Ok(false);
     }
     source.announce(Step::Wait)?;
-    seat.rise();
+    held.release();
     let left = pace.rest(server.kept.keeping().time);
     // Nothing is under way that could fail.
     let more = server.kept.wait(client, source.dealer()).unwrap_or(false);
     if more {
-        seat.sit("server")?;
+        held.hold("server")?;
         pace.resume(left);
     }
     Ok(more)
