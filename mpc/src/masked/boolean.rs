@@ -12,7 +12,7 @@ use crate::{
     error::ProtocolError,
     masked::{
         Masked, Role, pack_plane,
-        share::{Share, Wire},
+        share::{Held, Share, Wire},
     },
 };
 
@@ -27,9 +27,28 @@ pub(crate) struct Bits {
 #[derive(Clone)]
 pub(crate) struct OpenBits {
     pub(crate) n: usize,
-    pub(crate) hat: Vec<u64>,
-    /// The own share of `ρ` at an evaluator, `ρ` at the dealer.
-    pub(crate) rho: Vec<u64>,
+    /// Words of 64 bits.
+    pub(crate) held: Held<Vec<u64>>,
+}
+
+impl OpenBits {
+    /// The opened bits; nothing but at an evaluator.
+    pub(crate) fn hat(&self) -> &[u64] {
+        self.held.opened()
+    }
+
+    /// The own share of `ρ`; nothing but at an evaluator.
+    pub(crate) fn rho_p(&self) -> &[u64] {
+        self.held.half()
+    }
+
+    /// `ρ`; nothing but at the dealer.
+    pub(crate) fn rho(&self) -> &[u64] {
+        match &self.held {
+            Held::Dealer(rho) => rho,
+            Held::Shape | Held::Evaluator { .. } => &[],
+        }
+    }
 }
 
 /// Shared one-hot vectors of one digit of a wire's mask.
@@ -266,7 +285,7 @@ impl Masked {
                 // 1 at the mask's digit, 0 elsewhere.
                 let hot = |r: u64| ((r >> start) as usize) & (size - 1);
                 let mut plain = vec![0u64; n * stride];
-                for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
+                for (vector, r) in plain.chunks_exact_mut(stride).zip(wire.mask()) {
                     vector[hot(*r) / 64] = 1 << (hot(*r) % 64);
                 }
                 let halves = dealer
@@ -278,7 +297,7 @@ impl Masked {
                 dealer.emit()?;
                 halves
                     .chunks_exact(stride)
-                    .zip(&wire.mask)
+                    .zip(wire.mask())
                     .map(|(half, r)| bit(half, hot(*r)))
                     .collect()
             }
@@ -363,7 +382,7 @@ impl Masked {
         let mut mixed: Vec<(Planes, Vec<u64>)> = Vec::new();
         // The dealer shares Π ρ of every set of two or more planes that a term needs.
         for set in monomials(terms, 2) {
-            let masks: Vec<&[u64]> = members(set).map(|i| opened[i].rho.as_slice()).collect();
+            let masks: Vec<&[u64]> = members(set).map(|i| opened[i].rho()).collect();
             let share =
                 self.correct_plane(n, |w| masks.iter().fold(u64::MAX, |all, rho| all & rho[w]))?;
             mixed.push((set, share.words));
@@ -375,19 +394,17 @@ impl Masked {
             for set in subsets(term) {
                 let share = match set.count_ones() {
                     0 => None,
-                    1 => Some(&opened[set.trailing_zeros() as usize].rho),
+                    1 => Some(opened[set.trailing_zeros() as usize].rho_p()),
                     _ => mixed
                         .iter()
                         .find(|(other, _)| *other == set)
-                        .map(|(_, share)| share),
+                        .map(|(_, share)| share.as_slice()),
                 };
                 // The public monomial is added once, by E0.
                 if share.is_none() && !first {
                     continue;
                 }
-                let others: Vec<&[u64]> = members(term & !set)
-                    .map(|i| opened[i].hat.as_slice())
-                    .collect();
+                let others: Vec<&[u64]> = members(term & !set).map(|i| opened[i].hat()).collect();
                 for (w, word) in words.iter_mut().enumerate() {
                     let public = others.iter().fold(u64::MAX, |all, hat| all & hat[w]);
                     *word ^= public & share.map_or(u64::MAX, |share| share[w]);
@@ -496,6 +513,7 @@ pub(crate) fn split(start: u32, total: u32, count: u32) -> Vec<(u32, u32)> {
 impl Wire {
     /// The MSBs of the openings.
     pub(in crate::masked) fn msbs(&self) -> Vec<u64> {
-        plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
+        let opened = self.opened();
+        plane(opened.len(), |i| opened[i] >> (self.bits - 1) & 1)
     }
 }

@@ -14,10 +14,33 @@ use marill_numeric::{Word, fixed::low_mask};
 use crate::{
     error::ProtocolError,
     masked::{
-        Masked, Role,
-        share::{Extended, Share, Wire},
+        Masked,
+        share::{Extended, ExtendedShare, Held, HeldExtended, Share, Wire},
     },
 };
+
+/// `m = msb(r)`; nothing where no bit is missing.
+fn wraps_of(mask: &[u64], bits: u32) -> Vec<u64> {
+    if bits == 64 {
+        return Vec::new();
+    }
+    mask.iter().map(|r| r >> (bits - 1)).collect()
+}
+
+impl ExtendedShare {
+    /// Makes `X` and `c` of `x̂` and of the half of `r` one modulo 2^64, given shares of the carries.
+    fn extend(&mut self, bits: u32, carries: &[u64]) {
+        let offset = 1u64 << (bits - 2);
+        self.stays.reserve(self.public.len());
+        for ((value, half), carry) in self.public.iter_mut().zip(&mut self.half).zip(carries) {
+            // X = ẑ - 2^(k-2), c = 1 - msb(ẑ), and the half of r less 2^k·w.
+            let shifted = value.wrapping_add(offset) & low_mask(bits);
+            self.stays.push(1 - (shifted >> (bits - 1)));
+            *value = shifted.wrapping_sub(offset);
+            *half = half.wrapping_sub(carry << bits);
+        }
+    }
+}
 
 impl Masked {
     /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing
@@ -35,39 +58,40 @@ impl Masked {
         let cols = wire.cols;
         let bits = wire.bits;
         let n = wire.len();
-        let public = wire.open.clone();
-        let mask = wire.mask.clone();
-        let mut extended = Extended {
+        let mut carries = Vec::new();
+        let mut wraps = Vec::new();
+        if bits < 64 {
+            let r = wire.mask();
+            let r_0 = wire.mask_of_e0();
+            // The dealer shares the carry w of the halves of r, then m = msb(r).
+            carries = self.correct(n, 64 - bits, |i| u64::from(r[i] < r_0[i]))?;
+            wraps = self.correct(n, 64 - bits, |i| r[i] >> (bits - 1))?;
+        }
+        let held = match &wire.held {
+            Held::Shape => HeldExtended::Shape,
+            Held::Dealer(mask) => HeldExtended::Dealer {
+                r: mask.whole.clone(),
+                m: wraps_of(&mask.whole, bits),
+            },
+            Held::Evaluator { opened, half } => {
+                let mut share = ExtendedShare {
+                    public: opened.clone(),
+                    half: half.clone(),
+                    stays: Vec::new(),
+                    wraps,
+                };
+                if bits < 64 {
+                    share.extend(bits, &carries);
+                }
+                HeldExtended::Evaluator(share)
+            }
+        };
+        Ok(Extended {
             rows,
             cols,
             bits,
-            public,
-            mask,
-            stays: Vec::new(),
-            wraps: Vec::new(),
-        };
-        if bits == 64 {
-            return Ok(extended);
-        }
-        let offset = 1u64 << (bits - 2);
-        let top = bits - 1;
-        // The dealer shares the carry w of the halves of r, then m = msb(r).
-        let carries = self.correct(n, 64 - bits, |i| u64::from(wire.mask[i] < wire.mask0[i]))?;
-        extended.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
-        match &self.role {
-            Role::Tally(_) => {}
-            Role::Dealer(_) => extended.wraps = wire.mask.iter().map(|r| r >> top).collect(),
-            Role::Evaluator(_) => {
-                for (i, value) in extended.public.iter_mut().enumerate() {
-                    // X = ẑ - 2^(k-2), c = 1 - msb(ẑ), and the half of r less 2^k·w.
-                    let shifted = value.wrapping_add(offset) & low_mask(bits);
-                    extended.stays.push(1 - (shifted >> top));
-                    *value = shifted.wrapping_sub(offset);
-                    extended.mask[i] = extended.mask[i].wrapping_sub(carries[i] << bits);
-                }
-            }
-        }
-        Ok(extended)
+            held,
+        })
     }
 
     /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`,
@@ -89,18 +113,22 @@ impl Masked {
                 })
                 .collect()
         };
-        let data = match &self.role {
-            Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => sums(&|i| x.r(i) * x.r(i)),
-            Role::Evaluator(_) => sums(&|i| {
+        let data = match &x.held {
+            HeldExtended::Shape => Vec::new(),
+            HeldExtended::Dealer { .. } => sums(&|i| x.r(i) * x.r(i)),
+            HeldExtended::Evaluator(own) => sums(&|i| {
                 // X² - 2X·[r], the square at E0.
-                let square = if first { x.x(i) * x.x(i) } else { Wrapping(0) };
-                let inner = square - Wrapping(2) * x.x(i) * x.r(i);
+                let square = if first {
+                    own.x(i) * own.x(i)
+                } else {
+                    Wrapping(0)
+                };
+                let inner = square - Wrapping(2) * own.x(i) * own.r_p(i);
                 let Some(&wrapped) = wrapped.get(i) else {
                     return inner;
                 };
                 // 2^(k+1)·c·(X·[m] - [m·r]).
-                let wrap = x.c(i) * (x.x(i) * x.m(i) - Wrapping(wrapped));
+                let wrap = own.c(i) * (own.x(i) * own.m_p(i) - Wrapping(wrapped));
                 inner + (wrap << (x.bits as usize + 1))
             }),
         };
@@ -121,20 +149,20 @@ impl Masked {
             0 => Vec::new(),
             missing => self.correct(n, missing, |i| (x.m(i) * y.r(scalar(i))).0)?,
         };
-        let data = match &self.role {
-            Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => (0..n).map(|i| (x.r(i) * y.r(scalar(i))).0).collect(),
-            Role::Evaluator(_) => {
-                let own = self.share(y);
+        let data = match &x.held {
+            HeldExtended::Shape => Vec::new(),
+            HeldExtended::Dealer { .. } => (0..n).map(|i| (x.r(i) * y.r(scalar(i))).0).collect(),
+            HeldExtended::Evaluator(own) => {
+                let y_share = self.share(y);
                 let value = |i: usize| {
                     let y_hat = y.x_hat(scalar(i));
                     // X·[y] - ŷ·[r], and r·r_y deferred.
-                    let inner = x.x(i) * own.at(scalar(i)) - y_hat * x.r(i);
+                    let inner = own.x(i) * y_share.at(scalar(i)) - y_hat * own.r_p(i);
                     let Some(&wrapped) = wrapped.get(i) else {
                         return inner;
                     };
                     // 2^k·c·(ŷ·[m] - [m·r_y]).
-                    let wrap = x.c(i) * (y_hat * x.m(i) - Wrapping(wrapped));
+                    let wrap = own.c(i) * (y_hat * own.m_p(i) - Wrapping(wrapped));
                     inner + (wrap << x.bits as usize)
                 };
                 (0..n).map(|i| value(i).0).collect()

@@ -5,7 +5,7 @@ use crate::{
     masked::{
         Masked, Role, pack,
         pack::byte_width,
-        share::{Share, Wire},
+        share::{Held, Share, Wire, WireMask, masked_by},
     },
 };
 
@@ -31,41 +31,41 @@ impl Masked {
                 self.exchange(&[(&Share::new(rows, cols, bits, data), bits)], &[], "input")?;
             return Ok(wires.remove(0));
         }
-        let mut wire = Wire::new((rows, cols), bits, Default::default());
-        match &mut self.role {
-            Role::Tally(_) => {}
+        let mut held = match &mut self.role {
+            Role::Tally(_) => Held::Shape,
             Role::Dealer(dealer) => {
                 // E1 adds no mask: r = [r]_0.
-                wire.mask0 = dealer.randomness.client_masks(n, bits);
-                wire.mask.clone_from(&wire.mask0);
+                let of_e0 = dealer.randomness.client_masks(n, bits);
+                let whole = of_e0.clone();
+                Held::Dealer(WireMask { whole, of_e0 })
             }
             Role::Evaluator(e) if e.first => {
                 let values = values
                     .filter(|v| v.len() == n)
                     .ok_or(ProtocolError::MissingInput)?;
-                wire.mask = e.randomness.wire_masks(values, bits, (bits, false));
-                let modulus = marill_numeric::fixed::low_mask(bits);
-                wire.open = values
-                    .iter()
-                    .zip(&wire.mask)
-                    .map(|(x, r)| x.wrapping_add(*r) & modulus)
-                    .collect();
+                let half = e.randomness.wire_masks(values, bits, (bits, false));
+                let opened = masked_by(values, &half, bits);
+                Held::Evaluator { opened, half }
             }
-            // [r]_1 = 0.
-            Role::Evaluator(_) => wire.mask = vec![0; n],
-        }
+            // [r]_1 = 0, and E0 sends x̂.
+            Role::Evaluator(_) => Held::Evaluator {
+                opened: Vec::new(),
+                half: vec![0; n],
+            },
+        };
         let bytes = byte_width(bits);
-        let open = &wire.open;
+        let open = held.opened();
         let pack_open = || {
             let mut payload = Vec::with_capacity(n * bytes + 8);
             pack(&mut payload, open, bytes);
             payload
         };
         // x̂ = x + r goes to E1.
-        if let Some(payload) = self.one_way(true, n * bytes, "input", pack_open)? {
-            wire.open = crate::masked::unpack(&payload, bytes);
+        let received = self.one_way(true, n * bytes, "input", pack_open)?;
+        if let (Some(payload), Held::Evaluator { opened, .. }) = (received, &mut held) {
+            *opened = crate::masked::unpack(&payload, bytes);
         }
-        Ok(wire)
+        Ok(Wire::new((rows, cols), bits, held))
     }
 
     /// E1's share goes to E0, reduced to the width revealed: given the value and E0's share it is

@@ -24,11 +24,7 @@ fn tail(data: &[u64], cols: usize) -> Vec<u64> {
 
 impl Wire {
     fn select(&self, rows: usize, cols: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
-        Self::new(
-            (rows, cols),
-            self.bits,
-            [&self.open, &self.mask, &self.mask0].map(|data| f(data)),
-        )
+        Self::new((rows, cols), self.bits, self.held.map(f))
     }
 }
 
@@ -104,13 +100,8 @@ impl Masked {
             let rows = a.chunks_exact(left.cols).zip(b.chunks_exact(right.cols));
             rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect()
         };
-        let parts = [
-            (&left.open, &right.open),
-            (&left.mask, &right.mask),
-            (&left.mask0, &right.mask0),
-        ]
-        .map(|(a, b)| join(a, b));
-        Wire::new((left.rows, left.cols + right.cols), left.bits, parts)
+        let shape = (left.rows, left.cols + right.cols);
+        Wire::new(shape, left.bits, left.held.joined(&right.held, join))
     }
 
     pub(super) fn last_row(&self, x: &Share) -> Share {
@@ -126,9 +117,7 @@ impl Masked {
             None => *cache = Some(rows.clone()),
             Some(cache) => {
                 cache.rows += rows.rows;
-                cache.open.extend_from_slice(&rows.open);
-                cache.mask.extend_from_slice(&rows.mask);
-                cache.mask0.extend_from_slice(&rows.mask0);
+                cache.held.append(&rows.held);
                 // What products needed of the shorter cache does not hold for the longer one.
                 cache.extended = Default::default();
             }
@@ -141,18 +130,15 @@ impl Masked {
 
     /// The additive share of a wire: `x̂ - [r]_0` at E0, `-[r]_1` at E1.
     pub(super) fn share(&self, wire: &Wire) -> Share {
-        let data = if self.is_first() {
-            wire.open
-                .iter()
-                .zip(&wire.mask)
-                .map(|(x, r)| x.wrapping_sub(*r))
-                .collect()
-        } else if self.is_evaluator() {
-            wire.mask.iter().map(|r| r.wrapping_neg()).collect()
+        let tensor = |data: &[u64]| RingTensor::new(wire.rows, wire.cols, wire.bits, data.to_vec());
+        let own = if self.is_first() {
+            let mut own = tensor(wire.opened());
+            own -= wire.half();
+            own
         } else {
-            Vec::new()
+            -&tensor(wire.half())
         };
-        Share::new(wire.rows, wire.cols, wire.bits, data)
+        Share::from(own)
     }
 
     pub(super) fn add_key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {
@@ -198,16 +184,8 @@ impl Masked {
         let modulus = marill_numeric::fixed::low_mask(bits);
         let sums = |data: &[u64]| -> Vec<u64> {
             let sum = |row: &[u64]| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)) & modulus;
-            if data.is_empty() {
-                Vec::new()
-            } else {
-                ragged(data, lens).map(sum).collect()
-            }
+            ragged(data, lens).map(sum).collect()
         };
-        Wire::new(
-            (1, lens.len()),
-            bits,
-            [&x.open, &x.mask, &x.mask0].map(|data| sums(data)),
-        )
+        Wire::new((1, lens.len()), bits, x.held.map(sums))
     }
 }

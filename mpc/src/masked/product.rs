@@ -41,13 +41,13 @@ impl Masked {
         let own = |this: &Self| {
             let y_share = this.share(y);
             // x̂·[y] - ŷ·[r_x].
-            let value = |i: usize| (x.x_hat(i) * y_share.at(i) - y.x_hat(i) * x.r(i)).0;
-            (0..x.open.len()).map(value).collect()
+            let value = |i: usize| (x.x_hat(i) * y_share.at(i) - y.x_hat(i) * x.r_p(i)).0;
+            (0..x.len()).map(value).collect()
         };
         self.bilinear(
             (x.rows, x.cols),
             x.bits.min(y.bits),
-            || (0..x.mask.len()).map(|i| (x.r(i) * y.r(i)).0).collect(),
+            || (0..x.len()).map(|i| (x.r(i) * y.r(i)).0).collect(),
             own,
         )
     }
@@ -55,15 +55,15 @@ impl Masked {
     pub(super) fn scores(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             // q̂·[k] - [r_q]·k̂.
-            let left = attention_scores(&q.open, &this.share(k).data, a);
-            let right = attention_scores(&q.mask, &k.open, a);
+            let left = attention_scores(q.opened(), &this.share(k).data, a);
+            let right = attention_scores(q.half(), k.opened(), a);
             difference(left, &right)
         };
         let cols = a.lens().iter().sum();
         self.bilinear(
             (1, cols),
             q.bits.min(k.bits),
-            || attention_scores(&q.mask, &k.mask, a),
+            || attention_scores(q.mask(), k.mask(), a),
             own,
         )
     }
@@ -71,15 +71,15 @@ impl Masked {
     pub(super) fn weighted_values(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             // ŵ·[v] - [r_w]·v̂.
-            let left = attention_values(&w.open, &this.share(v).data, a);
-            let right = attention_values(&w.mask, &v.open, a);
+            let left = attention_values(w.opened(), &this.share(v).data, a);
+            let right = attention_values(w.half(), v.opened(), a);
             difference(left, &right)
         };
         let shape = (a.rows, a.num_attention_heads * a.head_dim);
         self.bilinear(
             shape,
             w.bits.min(v.bits),
-            || attention_values(&w.mask, &v.mask, a),
+            || attention_values(w.mask(), v.mask(), a),
             own,
         )
     }

@@ -28,7 +28,7 @@ use crate::{
             unpack_tight, xor_packed_plane,
         },
         precompute::RevealSpec,
-        share::{Share, Wire},
+        share::{Held, Share, Wire, WireMask, masked_by},
     },
     spec::MapId,
 };
@@ -82,7 +82,7 @@ impl Wire {
         let top = self.bits - 1;
         let mut msbs = vec![0; n.div_ceil(64)];
         let read = xor_packed_plane(&mut msbs, data, n);
-        self.open
+        self.opened_mut()
             .iter_mut()
             .enumerate()
             .for_each(|(i, v)| *v |= crate::masked::boolean::bit(&msbs, i) << top);
@@ -200,10 +200,10 @@ impl Masked {
         if self.is_evaluator() {
             payload.reserve(sizes[usize::from(!first)] + 8);
             for (wire, part) in wires.iter().zip(parts) {
-                pack_tight(&mut payload, &wire.open, width(part, true));
+                pack_tight(&mut payload, wire.opened(), width(part, true));
             }
             for plane in &opened {
-                pack_plane(&mut payload, &plane.hat, plane.n);
+                pack_plane(&mut payload, plane.hat(), plane.n);
             }
             for wire in halves.iter().filter(|_| first) {
                 let msbs = wire.msbs();
@@ -219,7 +219,7 @@ impl Masked {
         for (wire, part) in wires.iter_mut().zip(parts) {
             let heard = width(part, false);
             // x̂ = (x_0 + [r]_0) + (x_1 + [r]_1).
-            at += add_tight(&mut wire.open, &reply[at..], heard);
+            at += add_tight(wire.opened_mut(), &reply[at..], heard);
             if part.msb_later
                 && let Role::Evaluator(e) = &mut self.role
             {
@@ -227,7 +227,8 @@ impl Masked {
             }
         }
         for plane in &mut opened {
-            at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
+            let n = plane.n;
+            at += xor_packed_plane(plane.held.opened_mut(), &reply[at..], n);
         }
         for wire in halves.iter_mut().filter(|_| !first) {
             at += wire.add_msbs(&reply[at..]);
@@ -251,44 +252,26 @@ impl Masked {
                 share.bits
             );
             let n = share.len();
-            let mut open = Vec::new();
-            let mut mask = Vec::new();
-            let mut mask0 = Vec::new();
-            match &mut self.role {
-                Role::Tally(_) => {}
+            let held = match &mut self.role {
+                Role::Tally(_) => Held::Shape,
                 Role::Dealer(dealer) => {
                     // r = [r]_0 + [r]_1, less what the share has deferred.
-                    mask0 = dealer.randomness.client_masks(n, bits);
-                    let modulus = low_mask(bits);
+                    let of_e0 = dealer.randomness.client_masks(n, bits);
                     let other = dealer.server_masks(n)?;
-                    mask = mask0
-                        .iter()
-                        .zip(other)
-                        .map(|(a, b)| a.wrapping_add(b) & modulus)
-                        .collect();
-                    let pairs = mask.iter_mut().zip(share.known_term().unwrap_or_default());
+                    let mut whole = masked_by(&of_e0, &other, bits);
+                    let modulus = low_mask(bits);
+                    let pairs = whole.iter_mut().zip(share.known_term().unwrap_or_default());
                     pairs.for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
+                    Held::Dealer(WireMask { whole, of_e0 })
                 }
                 Role::Evaluator(e) => {
-                    mask = e
-                        .randomness
-                        .wire_masks(&share.data, bits, (revealed_bits, msb_later));
-                    // Whole bytes travel: what a share has above the width must not go along, nor a
-                    // carry into it.
-                    let modulus = low_mask(bits);
-                    open = share
-                        .data
-                        .iter()
-                        .zip(&mask)
-                        .map(|(x, r)| x.wrapping_add(*r) & modulus)
-                        .collect();
+                    let sees = (revealed_bits, msb_later);
+                    let half = e.randomness.wire_masks(&share.data, bits, sees);
+                    let opened = masked_by(&share.data, &half, bits);
+                    Held::Evaluator { opened, half }
                 }
-            }
-            wires.push(Wire::new(
-                (share.rows, share.cols),
-                bits,
-                [open, mask, mask0],
-            ));
+            };
+            wires.push(Wire::new((share.rows, share.cols), bits, held));
         }
         Ok(wires)
     }
@@ -297,30 +280,20 @@ impl Masked {
         let mut opened = Vec::with_capacity(planes.len());
         for plane in planes {
             let words = plane.n.div_ceil(64);
-            let mut hat = Vec::new();
-            let mut rho = Vec::new();
-            match &mut self.role {
-                Role::Tally(_) => {}
+            let held = match &mut self.role {
+                Role::Tally(_) => Held::Shape,
                 Role::Dealer(dealer) => {
                     let other = dealer.server_masks(words)?;
-                    rho = dealer
-                        .randomness
-                        .client_masks(words, 64)
-                        .iter()
-                        .zip(other)
-                        .map(|(a, b)| a ^ b)
-                        .collect();
+                    let of_e0 = dealer.randomness.client_masks(words, 64);
+                    Held::Dealer(of_e0.iter().zip(other).map(|(a, b)| a ^ b).collect())
                 }
                 Role::Evaluator(e) => {
-                    rho = e.randomness.plane_masks(&plane.words, plane.n);
-                    hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
+                    let half = e.randomness.plane_masks(&plane.words, plane.n);
+                    let opened = plane.words.iter().zip(&half).map(|(x, r)| x ^ r).collect();
+                    Held::Evaluator { opened, half }
                 }
-            }
-            opened.push(OpenBits {
-                n: plane.n,
-                hat,
-                rho,
-            });
+            };
+            opened.push(OpenBits { n: plane.n, held });
         }
         Ok(opened)
     }

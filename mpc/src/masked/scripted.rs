@@ -14,7 +14,7 @@ use marill_numeric::fixed::low_mask;
 use crate::masked::{
     Masked,
     hooks::{DealerRandomness, DealerStreams, EvaluatorRandomness, Observer},
-    share::{Share, Wire},
+    share::{Held, Share, Wire},
 };
 
 /// Bytes of a recorded stream, read in order.
@@ -77,13 +77,16 @@ impl EvaluatorRandomness for ClientScript {
             .next()
             .expect("as many partial openings as recorded");
         let top = wire.bits - 1;
-        for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
+        let Held::Evaluator { opened, half } = &mut wire.held else {
+            unreachable!("an evaluator opens")
+        };
+        for (i, (open, mask)) in opened.iter_mut().zip(half).enumerate() {
             let other = ((*open >> top) ^ crate::masked::boolean::bit(&msbs, i)) << top;
             *open ^= other;
             *mask ^= other;
         }
         self.masks_to_dealer
-            .send(wire.mask.clone())
+            .send(wire.half().to_vec())
             .expect("the dealer runs");
     }
 
@@ -319,7 +322,10 @@ impl Observer for Record {
         let nothing = || (0, vec![0; wire.len()]);
         let (dropped, mut randomness) = self.dropped.take().unwrap_or_else(nothing);
         if is_first {
-            let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
+            let opened = wire
+                .opened()
+                .iter()
+                .map(|v| (v & low_mask(shift)) << dropped);
             randomness
                 .iter_mut()
                 .zip(opened)

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use marill_numeric::{RingTensor, Word};
+use marill_numeric::{RingTensor, Word, fixed::low_mask};
 
 /// An additive share, valid modulo `2^bits`: an evaluator's half. The dealer and a tally hold its
 /// shape.
@@ -70,20 +70,121 @@ impl DerefMut for Share {
     }
 }
 
-/// A masked value.
+/// What a party has of something that was opened under a mask; `M` is what the dealer knows of the
+/// mask.
+#[derive(Clone)]
+pub(crate) enum Held<M> {
+    /// In a tally: nothing.
+    Shape,
+    /// At an evaluator: what was opened, and the own half of the mask.
+    Evaluator { opened: Vec<u64>, half: Vec<u64> },
+    /// At the dealer: the mask.
+    Dealer(M),
+}
+
+/// The mask of a wire, at the dealer.
+#[derive(Clone)]
+pub(crate) struct WireMask {
+    /// `r`
+    pub(crate) whole: Vec<u64>,
+    /// `[r]_0`
+    pub(crate) of_e0: Vec<u64>,
+}
+
+impl<M> Held<M> {
+    /// What was opened; nothing but at an evaluator.
+    pub(super) fn opened(&self) -> &[u64] {
+        match self {
+            Self::Evaluator { opened, .. } => opened,
+            Self::Shape | Self::Dealer(_) => &[],
+        }
+    }
+
+    /// As [`Self::opened`], for what a message of the peer adds.
+    pub(super) fn opened_mut(&mut self) -> &mut [u64] {
+        match self {
+            Self::Evaluator { opened, .. } => opened,
+            Self::Shape | Self::Dealer(_) => &mut [],
+        }
+    }
+
+    /// The own half of the mask; nothing but at an evaluator.
+    pub(super) fn half(&self) -> &[u64] {
+        match self {
+            Self::Evaluator { half, .. } => half,
+            Self::Shape | Self::Dealer(_) => &[],
+        }
+    }
+}
+
+impl Held<WireMask> {
+    /// What a linear function makes of every part.
+    pub(super) fn map(&self, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
+        self.joined(self, |part, _| f(part))
+    }
+
+    /// What a bilinear function makes of the parts of two wires.
+    pub(super) fn joined(&self, other: &Self, f: impl Fn(&[u64], &[u64]) -> Vec<u64>) -> Self {
+        match (self, other) {
+            (
+                Self::Evaluator { opened, half },
+                Self::Evaluator {
+                    opened: other_opened,
+                    half: other_half,
+                },
+            ) => Self::Evaluator {
+                opened: f(opened, other_opened),
+                half: f(half, other_half),
+            },
+            (Self::Dealer(mask), Self::Dealer(other)) => Self::Dealer(WireMask {
+                whole: f(&mask.whole, &other.whole),
+                of_e0: f(&mask.of_e0, &other.of_e0),
+            }),
+            _ => Self::Shape,
+        }
+    }
+
+    /// Puts the parts of another wire behind the present ones.
+    pub(super) fn append(&mut self, other: &Self) {
+        match (self, other) {
+            (
+                Self::Evaluator { opened, half },
+                Self::Evaluator {
+                    opened: other_opened,
+                    half: other_half,
+                },
+            ) => {
+                opened.extend_from_slice(other_opened);
+                half.extend_from_slice(other_half);
+            }
+            (Self::Dealer(mask), Self::Dealer(other)) => {
+                mask.whole.extend_from_slice(&other.whole);
+                mask.of_e0.extend_from_slice(&other.of_e0);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A masked value `x̂ = x + r`.
 #[derive(Clone)]
 pub struct Wire {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) bits: u32,
-    /// `x + r`, at the evaluators.
-    pub(crate) open: Vec<u64>,
-    /// `[r]_p` at an evaluator, `r` at the dealer.
-    pub(crate) mask: Vec<u64>,
-    /// `[r]_0` at the dealer.
-    pub(crate) mask0: Vec<u64>,
+    pub(crate) held: Held<WireMask>,
     /// What products wider than the wire need, once one has asked for it.
     pub(super) extended: OnceLock<Arc<Extended>>,
+}
+
+impl From<RingTensor> for Share {
+    /// A share with nothing deferred.
+    fn from(tensor: RingTensor) -> Self {
+        Self {
+            tensor,
+            term: Term::None,
+        }
+    }
 }
 
 impl Share {
@@ -199,35 +300,86 @@ impl Share {
 }
 
 impl Wire {
-    /// Element `i` of `x̂`.
-    pub(super) fn x_hat(&self, i: usize) -> Word {
-        Wrapping(self.open[i])
-    }
-
-    /// Element `i` of `[r]_p` at an evaluator, of `r` at the dealer.
-    pub(super) fn r(&self, i: usize) -> Word {
-        Wrapping(self.mask[i])
-    }
-
-    pub(super) fn new(
-        (rows, cols): (usize, usize),
-        bits: u32,
-        [open, mask, mask0]: [Vec<u64>; 3],
-    ) -> Self {
+    pub(super) fn new((rows, cols): (usize, usize), bits: u32, held: Held<WireMask>) -> Self {
         Self {
             rows,
             cols,
             bits,
-            open,
-            mask,
-            mask0,
+            held,
             extended: OnceLock::new(),
         }
+    }
+
+    /// `x̂`; nothing but at an evaluator.
+    pub(super) fn opened(&self) -> &[u64] {
+        self.held.opened()
+    }
+
+    /// As [`Self::opened`], for what a message of the peer adds.
+    pub(super) fn opened_mut(&mut self) -> &mut [u64] {
+        self.held.opened_mut()
+    }
+
+    /// `[r]_p`; nothing but at an evaluator.
+    pub(super) fn half(&self) -> &[u64] {
+        self.held.half()
+    }
+
+    /// `r`; nothing but at the dealer.
+    pub(super) fn mask(&self) -> &[u64] {
+        match &self.held {
+            Held::Dealer(mask) => &mask.whole,
+            Held::Shape | Held::Evaluator { .. } => &[],
+        }
+    }
+
+    /// `[r]_0`; nothing but at the dealer.
+    pub(super) fn mask_of_e0(&self) -> &[u64] {
+        match &self.held {
+            Held::Dealer(mask) => &mask.of_e0,
+            Held::Shape | Held::Evaluator { .. } => &[],
+        }
+    }
+
+    /// Element `i` of `x̂`, at an evaluator.
+    pub(super) fn x_hat(&self, i: usize) -> Word {
+        Wrapping(self.opened()[i])
+    }
+
+    /// Element `i` of `[r]_p`, at an evaluator.
+    pub(super) fn r_p(&self, i: usize) -> Word {
+        Wrapping(self.half()[i])
+    }
+
+    /// Element `i` of `r`, at the dealer.
+    pub(super) fn r(&self, i: usize) -> Word {
+        Wrapping(self.mask()[i])
+    }
+
+    /// The value less a constant, modulo `2^bits`: the mask stays what it is.
+    pub(super) fn narrowed(&self, bits: u32, less: u64) -> Self {
+        let modulus = low_mask(bits);
+        let reduced = |data: &[u64]| data.iter().map(|v| v & modulus).collect::<Vec<u64>>();
+        let mut held = self.held.map(reduced);
+        if let Held::Evaluator { opened, .. } = &mut held {
+            opened
+                .iter_mut()
+                .for_each(|v| *v = v.wrapping_sub(less) & modulus);
+        }
+        Self::new((self.rows, self.cols), bits, held)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
     }
+}
+
+/// Values plus masks, modulo `2^bits`: neither what a share has above the width travels, nor a carry
+/// into it.
+pub(super) fn masked_by(values: &[u64], masks: &[u64], bits: u32) -> Vec<u64> {
+    let modulus = low_mask(bits);
+    let pairs = values.iter().zip(masks);
+    pairs.map(|(x, r)| x.wrapping_add(*r) & modulus).collect()
 }
 
 /// A wire ready for products modulo 2^64.
@@ -236,24 +388,42 @@ pub(super) struct Extended {
     pub(super) cols: usize,
     /// `k`
     pub(super) bits: u32,
-    /// `X`, at the evaluators.
+    pub(super) held: HeldExtended,
+}
+
+/// What a party has of an extended wire. Without a missing bit there is no `c` and no `m`.
+pub(super) enum HeldExtended {
+    /// In a tally: nothing.
+    Shape,
+    Evaluator(ExtendedShare),
+    /// At the dealer: `r` and `m`.
+    Dealer {
+        r: Vec<u64>,
+        m: Vec<u64>,
+    },
+}
+
+/// An extended wire at an evaluator.
+pub(super) struct ExtendedShare {
+    /// `X`
     pub(super) public: Vec<u64>,
-    /// Shares of `r` modulo 2^64; `r` at the dealer.
-    pub(super) mask: Vec<u64>,
-    /// `c` at the evaluators and shares of `m` (`m` at the dealer); empty for a wire of 64 bits.
+    /// The share of `r` modulo 2^64.
+    pub(super) half: Vec<u64>,
+    /// `c`
     pub(super) stays: Vec<u64>,
+    /// The share of `m`.
     pub(super) wraps: Vec<u64>,
 }
 
-impl Extended {
+impl ExtendedShare {
     /// Element `i` of `X`.
     pub(super) fn x(&self, i: usize) -> Word {
         Wrapping(self.public[i])
     }
 
-    /// Element `i` of the share of `r`, or of `r`.
-    pub(super) fn r(&self, i: usize) -> Word {
-        Wrapping(self.mask[i])
+    /// Element `i` of the share of `r`.
+    pub(super) fn r_p(&self, i: usize) -> Word {
+        Wrapping(self.half[i])
     }
 
     /// Element `i` of `c`.
@@ -261,9 +431,34 @@ impl Extended {
         Wrapping(self.stays[i])
     }
 
-    /// Element `i` of the share of `m`, or of `m`.
-    pub(super) fn m(&self, i: usize) -> Word {
+    /// Element `i` of the share of `m`.
+    pub(super) fn m_p(&self, i: usize) -> Word {
         Wrapping(self.wraps[i])
+    }
+}
+
+impl Extended {
+    /// Element `i` of `r`, at the dealer.
+    ///
+    /// # Panics
+    /// At any other party.
+    pub(super) fn r(&self, i: usize) -> Word {
+        Wrapping(self.masks().0[i])
+    }
+
+    /// Element `i` of `m`, at the dealer.
+    ///
+    /// # Panics
+    /// As [`Self::r`].
+    pub(super) fn m(&self, i: usize) -> Word {
+        Wrapping(self.masks().1[i])
+    }
+
+    fn masks(&self) -> (&[u64], &[u64]) {
+        match &self.held {
+            HeldExtended::Dealer { r, m } => (r, m),
+            HeldExtended::Shape | HeldExtended::Evaluator(_) => (&[], &[]),
+        }
     }
 
     /// Missing bits: how wide what belongs to `m` is.

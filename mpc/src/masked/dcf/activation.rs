@@ -51,7 +51,8 @@ impl Masked {
         let below = self.one_hot(wire, 0, table.low_bits)?;
         let mask = low_mask(table.low_bits) as usize;
         // The borrow below the index, from a one-hot vector: DCF would need a key of its own.
-        let (borrow, _) = below.compare(n, held, |i| (i, wire.open[i] as usize & mask));
+        let opened = wire.opened();
+        let (borrow, _) = below.compare(n, held, |i| (i, opened[i] as usize & mask));
         // Domain, sign and sign·x: one key for each element.
         let position = self.locate_by_dcf(x, table, out_bits)?;
 
@@ -106,7 +107,7 @@ impl Masked {
         let piece = self.materialized(&piece)?.into_owned();
         let hidden: Vec<u64> = signs
             .iter()
-            .zip(&gate.mask)
+            .zip(gate.mask())
             .map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg()))
             .collect();
         let mut gated = self.signed_piece(pieces, wire, borrow, &hidden, low_bits)?;
@@ -136,20 +137,22 @@ impl Masked {
         if table.tail != Tail::Zero {
             intervals.push((1 << (ARG_BITS - 1), 1 << (ARG_BITS - 1)));
         }
+        let x_hat = x.opened();
+        let r = x.mask();
         let ends = |i: usize, (start, length): (u64, u64)| {
-            let last = x.open[i].wrapping_sub(start);
+            let last = x_hat[i].wrapping_sub(start);
             [last.wrapping_sub(length) & modulus, last & modulus]
         };
         let per_row = 2 * intervals.len();
         let input = |e: usize| ends(e / per_row, intervals[e % per_row / 2])[e % 2];
-        let payload = |i: usize, column: usize| if column == 0 { 1 } else { x.mask[i] };
+        let payload = |i: usize, column: usize| if column == 0 { 1 } else { r[i] };
         let batch = DcfBatch {
             rows: x.len(),
             per_row,
             bits: ARG_BITS,
             payload_bits,
         };
-        let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
+        let columns = self.compare_dcf(&batch, |i| r[i], payload, input)?;
         let first = self.is_first();
         let own = self.share(x);
         // `[r > from] - [r > to]`, and one more where the interval wraps.

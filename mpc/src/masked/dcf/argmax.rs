@@ -27,9 +27,10 @@ impl Masked {
         let rows = x.len();
         let per_row = offsets.len();
         let k = x.bits;
-        let public =
-            |e: usize| x.open[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
-        let top = |i: usize| x.mask[i] >> (k - 1) & 1;
+        let x_hat = x.opened();
+        let r = x.mask();
+        let public = |e: usize| x_hat[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
+        let top = |i: usize| r[i] >> (k - 1) & 1;
         let batch = DcfBatch {
             rows,
             per_row,
@@ -38,7 +39,7 @@ impl Masked {
         };
         // The borrow c below the top bit, with payload 1 - 2m: u = m + (1 - 2m)·c.
         let flips = self
-            .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)).0, public)?
+            .compare_dcf(&batch, |i| r[i], |i, _| sign(top(i)).0, public)?
             .remove(0);
         let msbs = self.correct(rows, bits, top)?;
         let first = self.is_first();
@@ -68,7 +69,7 @@ impl Masked {
             if column == 0 {
                 1
             } else {
-                factors[column - 1].mask[i]
+                factors[column - 1].mask()[i]
             }
         };
         let batch = DcfBatch {
@@ -77,9 +78,11 @@ impl Masked {
             bits: k - 1,
             payload_bits: &widths,
         };
-        let top_of = |i: usize| top(d.mask[i]);
+        let r = d.mask();
+        let d_hat = d.opened();
+        let top_of = |i: usize| top(r[i]);
         let payload = |i: usize, column: usize| (sign(top_of(i)) * Wrapping(hidden(i, column))).0;
-        let mut flips = self.compare_dcf(&batch, |i| d.mask[i], payload, |i| d.open[i])?;
+        let mut flips = self.compare_dcf(&batch, |i| r[i], payload, |i| d_hat[i])?;
         // `u` and `u·r_y`.
         for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
             let msbs = self.correct(n, bits, |i| top_of(i) * hidden(i, column))?;
@@ -98,7 +101,7 @@ impl Masked {
             );
             let own = self.share(y);
             let value = |i: usize| {
-                let p = top(d.open[i]);
+                let p = top(d_hat[i]);
                 // u·y = [u]·ŷ - [u·r_y], and (p ⊕ u)·y = p·[y] + (1 - 2p)·u·y.
                 let u_y = Wrapping(bits[0][i]) * y.x_hat(i) - Wrapping(products[i]);
                 (Wrapping(p) * own.at(i) + sign(p) * u_y).0
@@ -107,7 +110,7 @@ impl Masked {
         }
         let negative = bits[0]
             .iter()
-            .zip(&d.open)
+            .zip(d_hat)
             .map(|(u, open)| flipped(top(*open), Wrapping(*u), first).0 & low_mask(k));
         out.insert(0, negative.collect());
         Ok(out)

@@ -23,7 +23,9 @@ impl Masked {
             payload_bits: &[out_bits],
         };
         // Payload one: the comparison itself.
-        let mut columns = self.compare_dcf(&batch, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
+        let r = wire.mask();
+        let x_hat = wire.opened();
+        let mut columns = self.compare_dcf(&batch, |i| r[i], |_, _| 1, |i| x_hat[i])?;
         Ok(columns.remove(0))
     }
 }

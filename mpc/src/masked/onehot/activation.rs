@@ -141,14 +141,7 @@ impl Masked {
         out_bits: u32,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let modulus = low_mask(ARG_BITS);
-        let narrow = |data: &[u64], less: u64| {
-            let values = data.iter().map(|v| v.wrapping_sub(less) & modulus);
-            values.collect::<Vec<u64>>()
-        };
-        let open = narrow(&x.open, table.start as u64);
-        let mask = narrow(&x.mask, 0);
-        let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
+        let wire = x.narrowed(ARG_BITS, table.start as u64);
         if self.uses_dcf(wire.len()) {
             return self.tabulated_by_dcf(x, &wire, table, out_bits, label);
         }
@@ -207,9 +200,11 @@ impl Masked {
         }
         // x lies in the domain if all its top bits are zero, with the borrow or without.
         let [same, lower] = self.zero_candidates(wire, &top, top_start, ARG_BITS - top_start);
-        let shifted_index = index.compare(n, held, |i| (i, (wire.open[i] >> low) as usize & mask));
+        let shifted = wire.opened();
+        let shifted_index = index.compare(n, held, |i| (i, (shifted[i] >> low) as usize & mask));
         let signs = sign_digits(x, &top, held, table.tail);
-        let sign_index = index.compare(n, held, |i| (i, (x.open[i] >> low) as usize & mask));
+        let x_hat = x.opened();
+        let sign_index = index.compare(n, held, |i| (i, (x_hat[i] >> low) as usize & mask));
         if let [(borrow, _)] = below.as_slice() {
             let borrow = borrow.clone();
             let sign = two_digit_sign(&signs, sign_index);
@@ -314,9 +309,9 @@ impl Masked {
             let slope = rotated(&table.slope);
             let left = (!table.left.is_empty()).then(|| rotated(&table.left));
             let sign = if self.is_first() { u64::MAX } else { 1 };
-            for i in 0..n {
+            for (i, x_hat) in wire.opened().iter().enumerate() {
                 let bits = index.bits_of(i);
-                let digit = (wire.open[i] >> table.low_bits) as usize & mask;
+                let digit = (x_hat >> table.low_bits) as usize & mask;
                 let v = value.sum(bits, digit);
                 let b = slope.sum(bits, digit);
                 // With a borrow the piece before counts: its slope, and its value at the knot.
@@ -357,8 +352,9 @@ impl Masked {
         let zero = Wrapping(0);
         // At the dealer: the lookup's sign s, f = s·ρ, r below the index, and what the borrow adds
         // over masks, t = r_turn·r - r_jump.
+        let rho = borrow.rho();
         let s = |i: usize| Wrapping(signs[i]);
-        let f = |i: usize| s(i) * Wrapping(bit(&borrow.rho, i));
+        let f = |i: usize| s(i) * Wrapping(bit(rho, i));
         let r = |i: usize| below_index(wire.r(i));
         let jump_mask = |i: usize| offset_step.map_or(zero, |jump| jump.r(i));
         let t = |i: usize| slope_step.r(i) * r(i) - jump_mask(i);
@@ -382,7 +378,7 @@ impl Masked {
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let at = |column: &[u64]| Wrapping(column[i]);
-                    let hat_bit = bit(&borrow.hat, i);
+                    let hat_bit = bit(borrow.hat(), i);
                     let hat = Wrapping(hat_bit);
                     let d = below_index(wire.x_hat(i));
                     let slope = b.x_hat(i);
@@ -433,9 +429,11 @@ impl Masked {
         let k = wire.bits;
         let gate_form = self.single(gate);
         let (gate_share, _) = gate_form.share(self, out_bits)?;
-        let high = |i: usize| wire.mask[i] >> shift;
-        let wrap = |i: usize| wire.mask[i] >> (k - 1);
-        let hidden = |i: usize| bit(&gate.rho, i);
+        let r = wire.mask();
+        let rho = gate.rho();
+        let high = |i: usize| r[i] >> shift;
+        let wrap = |i: usize| r[i] >> (k - 1);
+        let hidden = |i: usize| bit(rho, i);
         let highs = self.correct(n, out_bits, high)?;
         let gated_highs = self.correct(n, out_bits, |i| hidden(i) * high(i))?;
         // The result sees the lowest bits of a wrap only.
@@ -452,7 +450,7 @@ impl Masked {
             let public = (wire.x_hat(i) >> shift as usize) - Wrapping(offset);
             let stays = Wrapping(1) - (wire.x_hat(i) >> (k as usize - 1));
             // gate·y = ĝ·[y] + (1 - 2ĝ)·[ρ_g·y] for what the dealer shares with and without ρ_g.
-            let hat = bit(&gate.hat, i);
+            let hat = bit(gate.hat(), i);
             let gated = |plain: u64, hidden: u64| {
                 Wrapping(hat) * Wrapping(plain) + sign(hat) * Wrapping(hidden)
             };
@@ -545,11 +543,12 @@ impl Masked {
 /// Pairs of each top digit, lowest first, for the sign of the argument itself and not of its
 /// distance to the domain's start; none where the tail is zero.
 fn sign_digits(x: &Wire, top: &[(OneHot, u32)], held: bool, tail: Tail) -> Vec<(Bits, Bits)> {
+    let opened = x.opened();
     let mut signs = Vec::new();
     if tail != Tail::Zero {
         for (d, (vectors, from)) in top.iter().enumerate() {
             let mask = low_mask(vectors.width) as usize;
-            let at = |i: usize| (i, (x.open[i] >> from) as usize & mask);
+            let at = |i: usize| (i, (opened[i] >> from) as usize & mask);
             let last = d + 1 == top.len();
             signs.push(if last {
                 vectors.sign(x.len(), held, at)

@@ -64,7 +64,7 @@ impl Affine {
                     .sum::<Word>()
                     .0
             };
-            let patterns = patterns(planes, |plane| &plane.hat);
+            let patterns = patterns(planes, OpenBits::hat);
             let column = |set: Planes| {
                 let table: Vec<u64> = (0..1 << planes.len())
                     .map(|hats| coefficient(set, hats))
@@ -77,7 +77,7 @@ impl Affine {
             affine.constant = column(0);
             affine.coefficients = sets.iter().map(|&set| column(set)).collect();
         } else if matches!(engine.role, Role::Dealer(_)) {
-            let patterns = patterns(planes, |plane| &plane.rho);
+            let patterns = patterns(planes, OpenBits::rho);
             let column = |&set: &Planes| {
                 patterns
                     .iter()
@@ -200,7 +200,7 @@ impl Affine {
             .map(|(i, constant)| {
                 // constant·[x].
                 let public = if first { x.x_hat(i) } else { Wrapping(0) };
-                (Wrapping(*constant) * (public - x.r(i))).0
+                (Wrapping(*constant) * (public - x.r_p(i))).0
             })
             .collect();
         for ((coefficient, monomial), crossed) in

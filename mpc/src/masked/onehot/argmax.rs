@@ -33,7 +33,8 @@ impl Masked {
         for (d, &(from, width)) in widths.iter().enumerate() {
             let vectors = self.one_hot(wire, from, width)?;
             let mask = (1usize << width) - 1;
-            let at = |i: usize| (i, (wire.open[i] >> from) as usize & mask);
+            let opened = wire.opened();
+            let at = |i: usize| (i, (opened[i] >> from) as usize & mask);
             let top = d + 1 == widths.len();
             digits.push(if top {
                 vectors.sign(n, held, at)

@@ -171,6 +171,7 @@ impl Masked {
             (8, 2)
         };
         let widths = split(0, wire.bits, count);
+        let opened = wire.opened();
         let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
         for (d, &(from, width)) in widths.iter().enumerate() {
             let vectors = self.one_hot(wire, from, width)?;
@@ -178,7 +179,7 @@ impl Masked {
             let at = |e: usize| {
                 (
                     e / m,
-                    (wire.open[e / m].wrapping_sub(offsets[e % m]) >> from) as usize & mask,
+                    (opened[e / m].wrapping_sub(offsets[e % m]) >> from) as usize & mask,
                 )
             };
             let top = d + 1 == widths.len();

@@ -10,7 +10,7 @@ use crate::{
     masked::{
         Masked, Role,
         boolean::{Bits, Pending, bit, plane},
-        share::{Extended, Share, Wire},
+        share::{Extended, HeldExtended, Share, Wire},
     },
 };
 
@@ -40,7 +40,7 @@ fn public_values(value: &Wire, slopes: &[Wire], arguments: &[Wire]) -> Vec<u64> 
         let products = products.map(|(slope, argument)| slope.x_hat(row) * argument.x_hat(row));
         (value.x_hat(row) + products.sum::<Word>()).0
     };
-    (0..value.open.len()).map(at).collect()
+    (0..value.opened().len()).map(at).collect()
 }
 
 /// The terms of a product with a piece that the masks of its factors leave.
@@ -141,20 +141,21 @@ impl Masked {
         } = self.mask_terms(&x, &wires[0], slopes, arguments, &row_of)?;
         let public = public_values(&wires[0], slopes, arguments);
         // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
-        let data = match &self.role {
-            Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => deferred,
-            Role::Evaluator(_) => (0..n)
+        let data = match &x.held {
+            HeldExtended::Shape => Vec::new(),
+            HeldExtended::Dealer { .. } => deferred,
+            HeldExtended::Evaluator(own) => (0..n)
                 .map(|i| {
                     let row = row_of(i);
                     let f_hat = Wrapping(public[row]);
-                    let inner = x.x(i) * value.at(row) - f_hat * x.r(i) - Wrapping(crossed[i]);
+                    let inner =
+                        own.x(i) * value.at(row) - f_hat * own.r_p(i) - Wrapping(crossed[i]);
                     let Some(&of_wraps) = of_wraps.get(i) else {
                         return inner;
                     };
                     // 2^k·c·(f̂·[m] + [m·(f - f̂)]).
-                    let wrap = f_hat * x.m(i) + Wrapping(of_wraps);
-                    inner + ((x.c(i) * wrap) << x.bits as usize)
+                    let wrap = f_hat * own.m_p(i) + Wrapping(of_wraps);
+                    inner + ((own.c(i) * wrap) << x.bits as usize)
                 })
                 .map(|value| value.0)
                 .collect(),
@@ -299,8 +300,9 @@ impl Masked {
                 .copied()
                 .filter(|_| e % per_row < thresholds)
         };
+        let opened = wire.opened();
         let public =
-            |e: usize| wire.open[e / per_row].wrapping_sub(threshold(e).unwrap_or(0)) & low_mask(k);
+            |e: usize| opened[e / per_row].wrapping_sub(threshold(e).unwrap_or(0)) & low_mask(k);
         let shift_of = |e: usize| (e % per_row).checked_sub(thresholds).map(|c| shifts[c]);
         let mask = low_mask(width) as usize;
         let mut digits = Vec::new();

@@ -31,26 +31,44 @@ use crate::{
     engine::{Labels, Truncation},
     error::ProtocolError,
     masked::{
-        Masked, Role,
+        Masked,
         linear::select_columns,
         onehot::affine::{Affine, NARROW_BITS, narrow_public, narrow_wrap},
         reveal::Part,
-        share::Share,
+        share::{Held, Share},
     },
 };
 
 /// A truncation's result in the form in which its opening leaves it.
 struct TruncatedForm {
     share: Share,
-    /// `P` less the constant of the borrow, and `c`, at the evaluators.
-    public: Vec<u64>,
-    stays: Vec<u64>,
-    /// `r`, at the dealer.
-    mask: Vec<u64>,
+    held: HeldForm,
     borrow: Option<Affine>,
     /// Of the opening: its bits, and those below the truncation.
     bits: u32,
     shift: u32,
+}
+
+/// What a party has of a truncated form.
+enum HeldForm {
+    /// In a tally: nothing.
+    Shape,
+    /// `P` less the constant of the borrow, and `c`.
+    Evaluator { public: Vec<u64>, stays: Vec<u64> },
+    /// `r`
+    Dealer(Vec<u64>),
+}
+
+impl TruncatedForm {
+    /// Element `i` of `r >> bits`, at the dealer.
+    fn r_above(&self, i: usize, bits: u32) -> Word {
+        match &self.held {
+            HeldForm::Dealer(mask) => Wrapping(mask[i] >> bits),
+            HeldForm::Shape | HeldForm::Evaluator { .. } => {
+                unreachable!("the dealer's corrections are made of masks")
+            }
+        }
+    }
 }
 
 impl Masked {
@@ -174,32 +192,25 @@ impl Masked {
         // [u] = P - [h] + c·[w] - [b].
         let share = self.high_part(&up, shift, out_bits, offset)?;
         let share = self.less_borrow(share, of_up.as_ref())?;
-        let mut public = Vec::new();
-        let mut stays = Vec::new();
-        if self.is_evaluator() {
-            public = up
-                .open
-                .iter()
-                .map(|z| (z >> shift).wrapping_sub(offset))
-                .collect();
-            stays = up.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
-        }
-        if let Some(borrow) = &of_up {
-            let pairs = public.iter_mut().zip(borrow.constant());
-            pairs.for_each(|(p, b)| *p = p.wrapping_sub(*b));
-        }
-        let mask = if matches!(self.role, Role::Dealer(_)) {
-            up.mask
-        } else {
-            Vec::new()
+        let held = match up.held {
+            Held::Shape => HeldForm::Shape,
+            Held::Dealer(mask) => HeldForm::Dealer(mask.whole),
+            Held::Evaluator { opened, .. } => {
+                let high = |z: &u64| (z >> shift).wrapping_sub(offset);
+                let mut public: Vec<u64> = opened.iter().map(high).collect();
+                if let Some(borrow) = &of_up {
+                    let pairs = public.iter_mut().zip(borrow.constant());
+                    pairs.for_each(|(p, b)| *p = p.wrapping_sub(*b));
+                }
+                let stays = opened.iter().map(|z| 1 - (z >> (k - 1))).collect();
+                HeldForm::Evaluator { public, stays }
+            }
         };
         Ok((
             gate,
             TruncatedForm {
                 share,
-                public,
-                stays,
-                mask,
+                held,
                 borrow: of_up,
                 bits: k,
                 shift,
@@ -236,10 +247,10 @@ impl Masked {
         let rest = out_bits - NARROW_BITS;
         let m = |i: usize| narrow_wrap(y.r(i));
         // h = r >> shift and msb(r) of the truncation, at the dealer.
-        let high = |i: usize| Wrapping(u.mask[i] >> shift);
-        let msb = |i: usize| Wrapping(u.mask[i] >> (k - 1));
+        let high = |i: usize| u.r_above(i, shift);
+        let msb = |i: usize| u.r_above(i, k - 1);
         // [r_y], [r_y·msb(r)] and [r_y·b] for the low part of y; [m], [m·h] and [m·b] for its wrap.
-        let masks = self.correct(n, out_bits, |i| y.mask[i])?;
+        let masks = self.correct(n, out_bits, |i| y.r(i).0)?;
         let wraps = self.correct(n, out_bits - (k - shift), |i| (y.r(i) * msb(i)).0)?;
         let borrows = self.borrow_times(u, out_bits, |i| y.r(i))?;
         let msbs = self.correct(n, rest, |i| m(i).0)?;
@@ -249,17 +260,17 @@ impl Masked {
             k - shift >= rest,
             "a wrap of the truncation is out of a top's reach"
         );
-        let data = match &self.role {
-            Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => (0..n).map(|i| (y.r(i) * high(i)).0).collect(),
-            Role::Evaluator(_) => (0..n)
+        let data = match &u.held {
+            HeldForm::Shape => Vec::new(),
+            HeldForm::Dealer(_) => (0..n).map(|i| (y.r(i) * high(i)).0).collect(),
+            HeldForm::Evaluator { public, stays } => (0..n)
                 .map(|i| {
                     let at = |column: &[u64]| Wrapping(column[i]);
                     let (y_hat, y_stays) = narrow_public(y.x_hat(i));
-                    let p = at(&u.public);
+                    let p = at(public);
                     // ŷ·[u] - ([r_y]·P - [r_y·b]) - c·2^(k-shift)·[r_y·msb(r)], r_y·h deferred.
                     let masked = at(&masks) * p - at(&borrows);
-                    let wrap = at(&u.stays) * (at(&wraps) << (k - shift) as usize);
+                    let wrap = at(stays) * (at(&wraps) << (k - shift) as usize);
                     // What y wraps, times u: 2^32·c_y·([m]·P - [m·h] - [m·b]).
                     let top = at(&msbs) * p - at(&top_highs) - at(&top_borrows);
                     let top = (y_stays * top) << NARROW_BITS as usize;
@@ -280,7 +291,10 @@ impl Masked {
     ) -> Result<Vec<u64>, ProtocolError> {
         match &u.borrow {
             Some(borrow) => borrow.masks_times(self, bits, factor),
-            None => Ok(vec![0; u.public.len()]),
+            None => match &u.held {
+                HeldForm::Evaluator { public, .. } => Ok(vec![0; public.len()]),
+                HeldForm::Shape | HeldForm::Dealer(_) => Ok(Vec::new()),
+            },
         }
     }
 }

@@ -120,7 +120,8 @@ impl Masked {
         for &(from, width) in digits {
             let vectors = self.one_hot(wire, from, width)?;
             let mask = low_mask(width) as usize;
-            pairs.push(vectors.compare(n, held, |i| (i, (wire.open[i] >> from) as usize & mask)));
+            let opened = wire.opened();
+            pairs.push(vectors.compare(n, held, |i| (i, (opened[i] >> from) as usize & mask)));
         }
         Ok(pairs)
     }
@@ -306,10 +307,11 @@ impl Masked {
         let n = wire.len();
         let k = wire.bits;
         // [r >> f] and [msb r].
-        let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
+        let r = wire.mask();
+        let mut data = self.correct(n, out_bits, |i| r[i] >> shift)?;
         // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
         let wraps = if out_bits > k - shift {
-            self.correct(n, out_bits - (k - shift), |i| wire.mask[i] >> (k - 1))?
+            self.correct(n, out_bits - (k - shift), |i| r[i] >> (k - 1))?
         } else {
             Vec::new()
         };
@@ -344,13 +346,14 @@ impl Masked {
         let n = wire.len();
         let held = self.is_evaluator();
         let modulus = low_mask(total);
+        let opened = wire.opened();
         [0u64, 1].map(|borrow| {
             digits
                 .iter()
                 .map(|(vectors, from)| {
                     let mask = low_mask(vectors.width) as usize;
                     vectors.equal(n, held, |i| {
-                        let top = (wire.open[i] >> start).wrapping_sub(borrow) & modulus;
+                        let top = (opened[i] >> start).wrapping_sub(borrow) & modulus;
                         (i, (top >> (from - start)) as usize & mask)
                     })
                 })
@@ -365,8 +368,9 @@ impl Masked {
         if k == 64 {
             return Ok(self.share(wire));
         }
-        let mut data = self.correct(n, 64, |i| wire.mask[i])?;
-        let wraps = self.correct(n, 64 - k, |i| wire.mask[i] >> (k - 1))?;
+        let r = wire.mask();
+        let mut data = self.correct(n, 64, |i| r[i])?;
+        let wraps = self.correct(n, 64 - k, |i| r[i] >> (k - 1))?;
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
             let x_hat = wire.x_hat(i);
