@@ -33,6 +33,7 @@
 //! the twin, which checks every value of the inputs it is given.
 
 mod engine;
+mod functions;
 mod norms;
 mod span;
 #[cfg(test)]

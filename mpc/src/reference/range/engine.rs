@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use marill_numeric::{
-    PublicMatrix, functions,
+    PublicMatrix,
     functions::{RECIP_BITS, RSQRT_BITS},
-    tables::{ARG_FRAC_BITS, Piecewise, Tail},
+    tables::{ARG_FRAC_BITS, Piecewise},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ pub(super) const RECIP_ERROR_FAR: f64 = 1.3e-2;
 pub(super) const GATE_ERROR: f64 = 8.0;
 
 impl Range {
-    fn named(&mut self, span: Span) -> Span {
+    pub(super) fn named(&mut self, span: Span) -> Span {
         self.next_id += 1;
         Span {
             id: self.next_id,
@@ -43,7 +43,7 @@ impl Range {
 
     /// Notes how near `reaches` comes to `limit`; what is returned is well inside, as the next
     /// steps suppose.
-    fn check(&mut self, reaches: f64, limit_bits: f64, label: &'static str) -> f64 {
+    pub(super) fn check(&mut self, reaches: f64, limit_bits: f64, label: &'static str) -> f64 {
         let reaches_bits = (reaches * MARGIN).max(1.0).log2();
         self.headrooms.push(Headroom {
             layer: self.layer,
@@ -55,7 +55,7 @@ impl Range {
     }
 
     /// The headroom that an exact truncation or opening of `bits` needs.
-    fn fits(&mut self, x: &Span, bits: u32, label: &'static str) -> Span {
+    pub(super) fn fits(&mut self, x: &Span, bits: u32, label: &'static str) -> Span {
         // What does not fit is reported, and the proof goes on with what would have fit.
         let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), label);
         if limit >= x.bound() {
@@ -65,7 +65,7 @@ impl Range {
         }
     }
 
-    fn record(&mut self, label: &'static str, span: &Span) {
+    pub(super) fn record(&mut self, label: &'static str, span: &Span) {
         self.trace.push((label, span.bound() * MARGIN));
     }
 
@@ -220,33 +220,7 @@ impl Engine for Range {
     }
 
     fn reshape(&mut self, x: &Span, cols: usize) -> Span {
-        let rows = x.rows * x.cols / cols;
-        let n = x.column.len();
-        if cols > n {
-            debug_assert!(cols.is_multiple_of(n));
-            let wide = x.select(0, cols);
-            return self.named(Span {
-                rows,
-                low: x.low,
-                ..wide
-            });
-        }
-        if cols < n {
-            debug_assert!(n.is_multiple_of(cols));
-            // Pieces of a row: none is longer than the row, nor larger than its columns.
-            let at = |j: usize| x.column.iter().skip(j).step_by(cols).copied();
-            let column = (0..cols).map(|j| at(j).fold(0.0, f64::max)).collect();
-            return self.named(Span {
-                low: x.low,
-                ..Span::of_columns(rows, column, x.norm)
-            });
-        }
-        self.named(Span {
-            rows,
-            cols,
-            origin: Origin::Plain,
-            ..x.clone()
-        })
+        self.reshape(x, cols)
     }
 
     fn shift_left(&mut self, x: &Span, bits: u32) -> Span {
@@ -375,26 +349,7 @@ impl Engine for Range {
         values: &Span,
         a: &Attention<'_>,
     ) -> ProtocolResult<Span> {
-        let keys = a.lens().into_iter().max().unwrap_or(0) as f64;
-        // Σ w·v ≤ max|v|·Σ w: the weights' sum is bounded better than each of them.
-        let total = match weights.origin {
-            Origin::Weights { total } => total,
-            _ => keys * weights.bound(),
-        };
-        let heads = a.num_attention_heads;
-        let column =
-            (0..heads).flat_map(|h| &values.column[a.kv_head(h) * a.head_dim..][..a.head_dim]);
-        let column = column.map(|b| b * total).collect();
-        // Every head may look at another row.
-        let norm = values.norm * (heads as f64).sqrt() * total;
-        let origin = Origin::WeightedValues {
-            weights: weights.id,
-            total,
-        };
-        Ok(self.named(Span {
-            origin,
-            ..Span::of_columns(a.rows, column, norm)
-        }))
+        self.weighted_values(weights, values, a)
     }
 
     fn scale_heads(
@@ -433,38 +388,7 @@ impl Engine for Range {
     }
 
     fn ragged_rsub(&mut self, x: &Span, scalar: &Span, lens: &[usize]) -> Span {
-        let n = x.column.len();
-        let whole_rows = n == x.cols && lens.iter().all(|&len| len == n);
-        let out = match scalar.origin {
-            // max - x is never negative.
-            Origin::Max(id) if id == x.id => {
-                let span =
-                    Span::uniform(1, x.rows * x.cols, scalar.bound() - x.low.max(scalar.low));
-                Span {
-                    low: 0.0,
-                    origin: Origin::BelowMax,
-                    ..span
-                }
-            }
-            Origin::Sums(id, factor)
-                if id == x.id && whole_rows && (factor * n as f64 - 1.0).abs() < 1e-3 =>
-            {
-                // The mean is off by a thousandth and one unit at most.
-                let root = (n as f64).sqrt();
-                let mean = 1.0 + 1e-3;
-                let column = x
-                    .column
-                    .iter()
-                    .map(|b| b + x.norm / root * mean + 1.0)
-                    .collect();
-                Span {
-                    cols: x.rows * n,
-                    ..Span::of_columns(1, column, x.norm * mean + root)
-                }
-            }
-            _ => Span::uniform(1, x.rows * x.cols, x.bound() + scalar.bound()),
-        };
-        self.named(Span { rows: 1, ..out })
+        self.ragged_rsub(x, scalar, lens)
     }
 
     fn ragged_sum(&mut self, x: &Span, lens: &[usize]) -> Span {
@@ -488,46 +412,14 @@ impl Engine for Range {
     fn truncate(
         &mut self,
         x: &Span,
-        Truncation {
-            shift,
-            from: in_bits,
-            ..
-        }: Truncation,
+        truncation: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Span> {
-        let x = &self.fits(x, in_bits, label);
-        let unit = f64::from(shift).exp2();
-        let origin = match x.origin {
-            Origin::Sums(id, factor) => Origin::Sums(id, factor / unit),
-            _ => Origin::Plain,
-        };
-        let error = self.rounding_error;
-        // Rounding moves each element by at most `error`, and a row by sqrt(n) times that.
-        let column = x.column.iter().map(|b| b / unit + error).collect();
-        let norm = x.norm / unit + error * (x.column.len() as f64).sqrt();
-        let truncated = Span {
-            cols: x.cols,
-            low: x.low / unit - error,
-            origin,
-            ..Span::of_columns(x.rows, column, norm)
-        };
-        self.record(label, &truncated);
-        Ok(self.named(truncated))
+        self.truncate(x, truncation, label)
     }
 
     fn exp_neg(&mut self, y: &Span, _out_bits: u32, label: &'static str) -> ProtocolResult<Span> {
-        self.check(y.bound(), 31.0, label);
-        // The maximum's own weight is exactly one, so sums of weights are at least that.
-        let origin = if y.origin == Origin::BelowMax {
-            Origin::Exponentials
-        } else {
-            Origin::Plain
-        };
-        Ok(self.named(Span {
-            low: 0.0,
-            origin,
-            ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2())
-        }))
+        self.exp_neg(y, label)
     }
 
     fn exp_clipped(
@@ -536,13 +428,7 @@ impl Engine for Range {
         _out_bits: u32,
         label: &'static str,
     ) -> ProtocolResult<Span> {
-        self.check(y.bound(), 31.0, label);
-        // No sum is at least one: the largest score may lie below the bound.
-        let bound = f64::from(ARG_FRAC_BITS).exp2() + self.rounding_error;
-        Ok(self.named(Span {
-            low: 0.0,
-            ..Span::uniform(y.rows, y.cols, bound)
-        }))
+        self.exp_clipped(y, label)
     }
 
     fn relu(&mut self, x: &Span, bits: u32, label: &'static str) -> ProtocolResult<Span> {
@@ -560,20 +446,7 @@ impl Engine for Range {
     }
 
     fn gate(&mut self, x: &Span, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Span> {
-        let x = &self.fits(x, 32, label);
-        let error = GATE_ERROR + self.rounding_error - 0.5;
-        let of = |b: f64| match gate.0.tail {
-            Tail::Relu => b + error,
-            Tail::Step { low, high } => low.abs().max(high.abs()) as f64 + error,
-            Tail::Zero => f64::from(ARG_FRAC_BITS).exp2() + error,
-        };
-        // |relu(x)| ≤ |x|; what is bounded by a constant has no better norm than its columns.
-        let norm = match gate.0.tail {
-            Tail::Relu => x.norm + error * (x.column.len() as f64).sqrt(),
-            _ => f64::INFINITY,
-        };
-        let column = x.column.iter().map(|b| of(*b)).collect();
-        Ok(self.named(Span::of_columns(x.rows, column, norm)))
+        self.gate(x, gate, label)
     }
 
     fn piecewise(
@@ -582,22 +455,7 @@ impl Engine for Range {
         table: &Piecewise,
         label: &'static str,
     ) -> ProtocolResult<Span> {
-        self.check(s.bound(), (table.end as f64).log2(), label);
-        // Remembered, so that a product with what was squared or summed is bounded as a whole.
-        let origin = match s.origin {
-            Origin::Squares(id) => Origin::InverseNorm(id),
-            Origin::Sums(id, 1.0) => Origin::InverseSums(id),
-            _ => Origin::Plain,
-        };
-        // Both tables fall; a thousandth covers their steps.
-        let bound = functions::piecewise(table, s.low.max(0.0) as u64) as f64 * (1.0 + 1e-3);
-        let out = Span {
-            low: 0.0,
-            origin,
-            ..Span::uniform(s.rows, s.cols, bound)
-        };
-        self.record(label, &out);
-        Ok(self.named(out))
+        self.piecewise(s, table, label)
     }
 
     fn add_noise(&mut self, x: &Span, scale: f64) -> Span {
