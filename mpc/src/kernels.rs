@@ -63,7 +63,7 @@ macro_rules! ring_tensor_shares {
 
         fn ragged_sum(&mut self, x: &RingTensor, lens: &[usize]) -> RingTensor {
             let rows = crate::kernels::ragged(&x.data, lens);
-            let data = rows.map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)));
+            let data = rows.map(marill_numeric::ring::sum);
             RingTensor::new(1, lens.len(), x.bits, data.collect())
         }
     };
@@ -182,9 +182,7 @@ pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_
                 let out = &mut out[i * q_cols + head * d..][..d];
                 for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
                     let value = &value[a.kv_head(head) * d..][..d];
-                    out.iter_mut()
-                        .zip(value)
-                        .for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
+                    ring::add_scaled_to(out, *weight, value);
                 }
             }
         }

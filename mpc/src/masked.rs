@@ -66,7 +66,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::Channel;
-use marill_numeric::RingTensor;
+use marill_numeric::{RingTensor, ring};
 
 pub(crate) use crate::masked::onehot::argmax::INDEX_BITS;
 pub use crate::masked::{
@@ -373,9 +373,7 @@ impl Masked {
         let term = share.known_term().unwrap_or_default();
         let mut data = self.correct(share.len(), share.bits, |i| term[i])?;
         if self.is_evaluator() {
-            data.iter_mut()
-                .zip(&share.data)
-                .for_each(|(d, half)| *d = d.wrapping_add(*half));
+            ring::add_to(&mut data, &share.data);
         }
         Ok(Cow::Owned(Share::new(
             share.rows, share.cols, share.bits, data,

@@ -4,12 +4,16 @@
 //! exact integer sums modulo 2^64, so every kernel and every blocking returns the same integers;
 //! the widest instruction set that the machine offers is chosen at run time.
 
+mod slices;
 mod tensor;
 
 use rayon::prelude::*;
 
 use crate::fixed::NumericError;
-pub use crate::ring::tensor::{RingTensor, Word};
+pub use crate::ring::{
+    slices::{add_scaled_to, add_to, negate, negated, subtract_from, sum},
+    tensor::{RingTensor, Word},
+};
 
 /// A public weight matrix `[rows, cols]` in 16-bit fixed point with one scale per row.
 ///

@@ -1,6 +1,6 @@
 //! Local operations: what an evaluator computes of its own share or wire, without a message.
 
-use marill_numeric::{PublicMatrix, RingTensor};
+use marill_numeric::{PublicMatrix, RingTensor, fixed::low_mask, ring};
 
 use crate::{
     engine::Attention,
@@ -38,6 +38,7 @@ impl Masked {
     }
 
     pub(super) fn add_constant(&self, x: &Share, constant: u64) -> Share {
+        // [x]_0 + constant, [x]_1.
         if self.is_first() {
             x.affine(|half| half.plus(constant))
         } else {
@@ -132,10 +133,12 @@ impl Masked {
     pub(super) fn share(&self, wire: &Wire) -> Share {
         let tensor = |data: &[u64]| RingTensor::new(wire.rows, wire.cols, wire.bits, data.to_vec());
         let own = if self.is_first() {
+            // x̂ - [r]_0.
             let mut own = tensor(wire.opened());
             own -= wire.half();
             own
         } else {
+            // -[r]_1, and nothing at a party without a half.
             -&tensor(wire.half())
         };
         Share::from(own)
@@ -159,6 +162,7 @@ impl Masked {
         );
         let mut data = Vec::new();
         if self.is_evaluator() {
+            // [s] - [x], row by row.
             let rows = ragged(&x.data, lens).zip(&scalar.data);
             data.extend(rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))));
         }
@@ -168,9 +172,7 @@ impl Masked {
     pub(super) fn ragged_sum(&self, x: &Share, lens: &[usize]) -> Share {
         debug_assert!(!x.is_deferred(), "the values were truncated");
         let data = if self.is_evaluator() {
-            ragged(&x.data, lens)
-                .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))
-                .collect()
+            ragged(&x.data, lens).map(ring::sum).collect()
         } else {
             Vec::new()
         };
@@ -181,11 +183,12 @@ impl Masked {
     /// under the sum of masks.
     pub(super) fn sums_of_wire(&self, x: &Wire, lens: &[usize], bits: u32) -> Wire {
         debug_assert!(bits <= x.bits);
-        let modulus = marill_numeric::fixed::low_mask(bits);
+        let modulus = low_mask(bits);
         let sums = |data: &[u64]| -> Vec<u64> {
-            let sum = |row: &[u64]| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)) & modulus;
+            let sum = |row: &[u64]| ring::sum(row) & modulus;
             ragged(data, lens).map(sum).collect()
         };
+        // Σ x̂ = Σ x + Σ r, and Σ r = Σ [r]_0 + Σ [r]_1.
         Wire::new((1, lens.len()), bits, x.held.map(sums))
     }
 }

@@ -14,8 +14,6 @@
 //! they are uniform by `[r]_0`, `p` and `p'`. E0 sees `Â`, `B̂`, one-time pads used for one adapter
 //! only. Nothing is truncated between `A` and `B`.
 
-use std::num::Wrapping;
-
 use marill_numeric::ring;
 
 use crate::{
@@ -65,13 +63,11 @@ impl Masked {
                 Role::Dealer(dealer) => p = dealer.randomness.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
                     // v = p + p' - Â·[r]_0, where E0's half of the correction is -p'.
-                    let hidden: Vec<u64> = product
-                        .iter()
-                        .zip(&c)
-                        .map(|(y, c)| c.wrapping_sub(*y))
-                        .collect();
+                    let mut hidden = c.clone();
+                    ring::subtract_from(&mut hidden, &product);
                     p = e.randomness.wire_masks(&hidden, bits, (bits, false));
-                    note.extend(hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)));
+                    ring::add_to(&mut hidden, &p);
+                    note.extend(hidden);
                 }
                 _ => {}
             }
@@ -109,13 +105,12 @@ impl Masked {
             Role::Evaluator(e) => {
                 let lora = &e.adapter[map.index()];
                 let u = if e.first {
-                    p.iter().map(|p| p.wrapping_neg()).collect()
+                    ring::negated(p)
                 } else {
                     let mut u = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                     // u_1 = A·[x]_1 + v + c = A·x + p.
-                    for (u, (v, c)) in u.iter_mut().zip(v.iter().zip(c)) {
-                        *u = (Wrapping(*u) + Wrapping(*v) + Wrapping(*c)).0;
-                    }
+                    ring::add_to(&mut u, v);
+                    ring::add_to(&mut u, c);
                     u
                 };
                 // B·u_1 at E1, -B̂·p at E0.

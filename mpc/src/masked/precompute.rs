@@ -310,7 +310,7 @@ impl Precomputer {
     fn products(&self, of: &RevealSpec, prg: &mut Prg) -> Products {
         // [r]_0 as the step will draw it, and E0's half -[r]_0.
         let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
-        let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
+        let half = Zeroizing::new(ring::negated(&masks));
         // Â·[r]_0, or -Ŵ·[r]_0 for a private matrix.
         let private = |map: &MapId| match &self.matrices {
             Matrices::Masked(matrices) if self.spec.is_full_rank() => {

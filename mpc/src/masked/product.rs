@@ -3,6 +3,8 @@
 //! With `x = x̂ - r_x` and `y = ŷ - r_y`, everything but `r_x · r_y` is local to the evaluators;
 //! that term the dealer knows, and the share carries it as a deferred `Term`.
 
+use marill_numeric::ring;
+
 use crate::{
     engine::Attention,
     kernels::{attention_scores, attention_values},
@@ -11,13 +13,6 @@ use crate::{
         share::{Share, Wire},
     },
 };
-
-/// `left - right`, element by element.
-fn difference(mut left: Vec<u64>, right: &[u64]) -> Vec<u64> {
-    let pairs = left.iter_mut().zip(right);
-    pairs.for_each(|(l, r)| *l = l.wrapping_sub(*r));
-    left
-}
 
 impl Masked {
     /// `Σ` of products of wire elements: `dealer` is the same sum over masks, which is deferred.
@@ -55,11 +50,13 @@ impl Masked {
     pub(super) fn scores(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             // q̂·[k] - [r_q]·k̂.
-            let left = attention_scores(q.opened(), &this.share(k).data, a);
+            let mut left = attention_scores(q.opened(), &this.share(k).data, a);
             let right = attention_scores(q.half(), k.opened(), a);
-            difference(left, &right)
+            ring::subtract_from(&mut left, &right);
+            left
         };
         let cols = a.lens().iter().sum();
+        // r_q·r_k, deferred.
         self.bilinear(
             (1, cols),
             q.bits.min(k.bits),
@@ -71,11 +68,13 @@ impl Masked {
     pub(super) fn weighted_values(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             // ŵ·[v] - [r_w]·v̂.
-            let left = attention_values(w.opened(), &this.share(v).data, a);
+            let mut left = attention_values(w.opened(), &this.share(v).data, a);
             let right = attention_values(w.half(), v.opened(), a);
-            difference(left, &right)
+            ring::subtract_from(&mut left, &right);
+            left
         };
         let shape = (a.rows, a.num_attention_heads * a.head_dim);
+        // r_w·r_v, deferred.
         self.bilinear(
             shape,
             w.bits.min(v.bits),

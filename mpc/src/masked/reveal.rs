@@ -14,7 +14,7 @@
 //! see of an opening, whose security argument is that of [`super`]: nothing is sent that was not a
 //! function of what an opening sends.
 
-use marill_numeric::fixed::low_mask;
+use marill_numeric::{fixed::low_mask, ring};
 
 use crate::{
     cost::Cost,
@@ -265,6 +265,7 @@ impl Masked {
                     Held::Dealer(WireMask { whole, of_e0 })
                 }
                 Role::Evaluator(e) => {
+                    // x_p + [r]_p, which the peer's part completes.
                     let sees = (revealed_bits, msb_later);
                     let half = e.randomness.wire_masks(&share.data, bits, sees);
                     let opened = masked_by(&share.data, &half, bits);
@@ -285,9 +286,11 @@ impl Masked {
                 Role::Dealer(dealer) => {
                     let other = dealer.server_masks(words)?;
                     let of_e0 = dealer.randomness.client_masks(words, 64);
+                    // ρ = ρ_0 ⊕ ρ_1.
                     Held::Dealer(of_e0.iter().zip(other).map(|(a, b)| a ^ b).collect())
                 }
                 Role::Evaluator(e) => {
+                    // bit_p ⊕ ρ_p.
                     let half = e.randomness.plane_masks(&plane.words, plane.n);
                     let opened = plane.words.iter().zip(&half).map(|(x, r)| x ^ r).collect();
                     Held::Evaluator { opened, half }
@@ -374,7 +377,7 @@ impl Masked {
             heard = unpack(&received[n * bytes..numbers], bytes);
         } else if self.is_evaluator() {
             // E0's half is -[r]_0: known before any input, hence products ahead of a step.
-            data.extend(masks.iter().map(|r| r.wrapping_neg()));
+            data = ring::negated(masks);
         }
         Ok((Share::new(x.rows, x.cols, bits, data), heard))
     }

@@ -360,6 +360,7 @@ impl Wire {
     pub(super) fn narrowed(&self, bits: u32, less: u64) -> Self {
         let modulus = low_mask(bits);
         let reduced = |data: &[u64]| data.iter().map(|v| v & modulus).collect::<Vec<u64>>();
+        // x̂ - less = (x - less) + r, modulo the narrower ring.
         let mut held = self.held.map(reduced);
         if let Held::Evaluator { opened, .. } = &mut held {
             opened

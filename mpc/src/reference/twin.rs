@@ -300,9 +300,8 @@ impl Engine for PlaintextEngine {
     }
 
     fn scale_rows(&mut self, x: &RingTensor, scale: &RingTensor) -> ProtocolResult<RingTensor> {
-        let value = |(i, v): (usize, &u64)| v.wrapping_mul(scale.data[i / x.cols]);
-        let data = x.data.iter().enumerate().map(value);
-        Ok(x.with_data(data.collect()))
+        let value = |i: usize| (x.at(i) * scale.at(i / x.cols)).0;
+        Ok(x.with_data((0..x.len()).map(value).collect()))
     }
 
     fn scores(
@@ -349,13 +348,8 @@ impl Engine for PlaintextEngine {
         attention: &Attention<'_>,
     ) -> ProtocolResult<RingTensor> {
         let scalar = head_scalar_index(attention);
-        let data = x
-            .data
-            .iter()
-            .enumerate()
-            .map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)]))
-            .collect();
-        Ok(x.with_data(data))
+        let value = |i: usize| (x.at(i) * scale.at(scalar(i))).0;
+        Ok(x.with_data((0..x.len()).map(value).collect()))
     }
 
     fn ragged_max(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use marill_crypto::{Prg, Seed, dcf::HashKey};
 use marill_net::Channel;
-use marill_numeric::fixed::low_mask;
+use marill_numeric::{fixed::low_mask, ring};
 
 use crate::{
     cost::Traffic,
@@ -67,11 +67,8 @@ impl InputShare {
         let mut halves = |values: &[u64]| {
             // A uniform half, and the value less it.
             let first = prg.words(values.len());
-            let second = values
-                .iter()
-                .zip(&first)
-                .map(|(v, f)| v.wrapping_sub(*f))
-                .collect::<Vec<u64>>();
+            let mut second = values.to_vec();
+            ring::subtract_from(&mut second, &first);
             (first, second)
         };
         let (first, second) = halves(boundary);

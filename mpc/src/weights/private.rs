@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use marill_crypto::{Prg, Seed};
-use marill_numeric::hex;
+use marill_numeric::{hex, ring};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -105,7 +105,11 @@ impl PrivateWeights {
     pub fn mask(&self, spec: &ProgramSpec, adapter_seed: &Seed) -> MaskedAdapter {
         // Â = A + R_A, B̂ = B + R_B.
         let masks = adapter_masks(spec, adapter_seed);
-        let add = |x: &[u64], r: &[u64]| x.iter().zip(r).map(|(x, r)| x.wrapping_add(*r)).collect();
+        let add = |x: &[u64], r: &[u64]| {
+            let mut masked = x.to_vec();
+            ring::add_to(&mut masked, r);
+            masked
+        };
         let lora = self.lora.iter().zip(&masks).map(|(lora, mask)| Lora {
             a: add(&lora.a, &mask.a),
             b: add(&lora.b, &mask.b),

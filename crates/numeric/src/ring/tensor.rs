@@ -4,14 +4,16 @@
 //! on a value (a dealer, a tally). Shapes combine like values, so that every party runs the same
 //! program; a shape beside values counts as zeros.
 //!
-//! Nothing is erased here by hand: temporaries are many, and processes that hold shares have an
-//! allocator that wipes what is given back (`serving/src/wipe.rs`).
+//! Nothing is erased here by hand: temporaries are many, and vectors move. Programs that hold shares
+//! have an allocator that wipes what is given back (`crates/crypto/src/wipe.rs`).
 
 use std::{
     fmt,
     num::Wrapping,
     ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign},
 };
+
+use crate::ring::slices::{add_to, subtract_from};
 
 /// An element of `Z_{2^64}`: its operators wrap.
 pub type Word = Wrapping<u64>;
@@ -242,16 +244,14 @@ impl Neg for &RingTensor {
 impl AddAssign<&[u64]> for RingTensor {
     fn add_assign(&mut self, other: &[u64]) {
         debug_assert_eq!(self.data.len(), other.len());
-        let pairs = self.data.iter_mut().zip(other);
-        pairs.for_each(|(a, b)| *a = a.wrapping_add(*b));
+        add_to(&mut self.data, other);
     }
 }
 
 impl SubAssign<&[u64]> for RingTensor {
     fn sub_assign(&mut self, other: &[u64]) {
         debug_assert_eq!(self.data.len(), other.len());
-        let pairs = self.data.iter_mut().zip(other);
-        pairs.for_each(|(a, b)| *a = a.wrapping_sub(*b));
+        subtract_from(&mut self.data, other);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::Wrapping;
 
-use marill_numeric::{Word, fixed::low_mask};
+use marill_numeric::{Word, fixed::low_mask, ring};
 
 use crate::{
     error::ProtocolError,
@@ -86,10 +86,7 @@ impl Masked {
         // `u` and `u·r_y`.
         for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
             let msbs = self.correct(n, bits, |i| top_of(i) * hidden(i, column))?;
-            flips
-                .iter_mut()
-                .zip(msbs)
-                .for_each(|(flip, top)| *flip = flip.wrapping_add(top));
+            ring::add_to(flips, &msbs);
         }
         let first = self.is_first();
         let (bits, products) = flips.split_at(1);

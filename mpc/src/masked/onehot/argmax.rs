@@ -93,13 +93,9 @@ impl Masked {
             // max(a, b) = a - [a - b < 0]·(a - b).
             let difference = self.sub(&a, &b);
             let drop = self.negative_part(&difference, 32, label)?;
-            let winners: Vec<u64> = a
-                .data
-                .iter()
-                .zip(drop)
-                .map(|(a, d)| a.wrapping_sub(d))
-                .collect();
-            (values, lens) = self.next_level(&values, &winners, &rest, &lens);
+            let mut winners = a.tensor;
+            winners -= &drop;
+            (values, lens) = self.next_level(&values, &winners.data, &rest, &lens);
         }
         Ok(values)
     }
@@ -157,20 +153,13 @@ impl Masked {
             let step = (!first_level).then_some((&step, INDEX_BITS));
             // The winner's value, and its index: ia + [a < b]·(ib - ia).
             let (drop, moves) = self.play(&difference, step, label)?;
-            let winners: Vec<u64> = a
-                .data
-                .iter()
-                .zip(drop)
-                .map(|(a, d)| a.wrapping_sub(d))
-                .collect();
-            let winning: Vec<u64> = ia
-                .data
-                .iter()
-                .zip(moves)
-                .map(|(i, m)| i.wrapping_add(m))
-                .collect();
-            (indices, _) = self.next_level(&indices, &winning, &rest, &lens);
-            (values, lens) = self.next_level(&values, &winners, &rest, &lens);
+            // a - [a < b]·(a - b).
+            let mut winners = a.tensor;
+            winners -= &drop;
+            let mut winning = ia.tensor;
+            winning += &moves;
+            (indices, _) = self.next_level(&indices, &winning.data, &rest, &lens);
+            (values, lens) = self.next_level(&values, &winners.data, &rest, &lens);
             first_level = false;
         }
         let bytes = INDEX_BITS as usize / 8;

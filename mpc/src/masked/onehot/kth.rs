@@ -14,7 +14,10 @@
 //! at 2. Source: bisection for order statistics (Aggarwal, Mishra, Pinkas, "Secure Computation of
 //! the k-th Ranked Element", EUROCRYPT '04), here with the comparisons' results kept under sharing.
 
+use std::num::Wrapping;
+
 use marill_crypto::Prg;
+use marill_numeric::ring;
 
 use crate::{
     error::ProtocolError,
@@ -42,10 +45,7 @@ impl Masked {
         if let Some(observer) = &mut self.observer {
             observer.noise(&noise);
         }
-        out.data
-            .iter_mut()
-            .zip(noise.iter())
-            .for_each(|(o, g)| *o = o.wrapping_add(*g));
+        out.tensor += &noise;
         out
     }
 
@@ -77,12 +77,9 @@ impl Masked {
                     0
                 };
                 // How many candidates are reached: all of them less those missed.
-                let reached = missed
-                    .data
-                    .iter()
-                    .fold(public, |sum, m| sum.wrapping_sub(*m));
+                let reached = Wrapping(public) - Wrapping(ring::sum(&missed.data));
                 // threshold ← threshold + reached·step, on shares.
-                threshold.data[0] = threshold.data[0].wrapping_add(reached.wrapping_mul(step));
+                threshold.data[0] = (threshold.at(0) + reached * Wrapping(step)).0;
             }
         }
         let below = self.below(x, &threshold, &[0], WIDTH, label)?;
@@ -106,9 +103,7 @@ impl Masked {
         // n - keep - Σ [x < candidate].
         let mut data = vec![public; if self.is_evaluator() { m } else { 0 }];
         for row in below.data.chunks_exact(m) {
-            data.iter_mut()
-                .zip(row)
-                .for_each(|(d, b)| *d = d.wrapping_sub(*b));
+            ring::subtract_from(&mut data, row);
         }
         Share::new(1, m, search::COUNT_WIDTH, data)
     }

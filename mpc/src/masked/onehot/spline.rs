@@ -3,7 +3,7 @@
 
 use std::num::Wrapping;
 
-use marill_numeric::{Word, fixed::low_mask, tables::Piecewise};
+use marill_numeric::{Word, fixed::low_mask, ring, tables::Piecewise};
 
 use crate::{
     error::ProtocolError,
@@ -410,9 +410,7 @@ impl Masked {
                 }
             }
             if first == 1 {
-                data.iter_mut()
-                    .flatten()
-                    .for_each(|sum| *sum = sum.wrapping_neg());
+                data.iter_mut().for_each(|sums| ring::negate(sums));
             }
             borrows.words = plane(borrows.n, |i| {
                 bit(

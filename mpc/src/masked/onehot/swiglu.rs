@@ -25,7 +25,7 @@
 
 use std::num::Wrapping;
 
-use marill_numeric::{Word, tables::LinearTable};
+use marill_numeric::{Word, ring, tables::LinearTable};
 
 use crate::{
     engine::{Labels, Truncation},
@@ -196,11 +196,11 @@ impl Masked {
             Held::Shape => HeldForm::Shape,
             Held::Dealer(mask) => HeldForm::Dealer(mask.whole),
             Held::Evaluator { opened, .. } => {
+                // P = (ẑ >> shift) - offset, less the borrow's constant, and c = 1 - msb(ẑ).
                 let high = |z: &u64| (z >> shift).wrapping_sub(offset);
                 let mut public: Vec<u64> = opened.iter().map(high).collect();
                 if let Some(borrow) = &of_up {
-                    let pairs = public.iter_mut().zip(borrow.constant());
-                    pairs.for_each(|(p, b)| *p = p.wrapping_sub(*b));
+                    ring::subtract_from(&mut public, borrow.constant());
                 }
                 let stays = opened.iter().map(|z| 1 - (z >> (k - 1))).collect();
                 HeldForm::Evaluator { public, stays }
