@@ -16,6 +16,10 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
 //!
+//! Shares and masks live in tensors and temporaries that the crate does not erase where they are
+//! dropped: a program that runs a session installs [`marill_crypto::wipe::WipingAllocator`], which
+//! overwrites whatever is freed, moved vectors included. Seeds and keys erase themselves.
+//!
 //! The tokens that a secure session must give, from the integers in clear:
 //!
 //! ```

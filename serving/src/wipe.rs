@@ -1,24 +1,17 @@
-//! Memory of processes that hold secrets: wiped when it is given back, and never dumped.
+//! Processes that hold secrets: what they free is wiped, and their memory is never dumped.
 //!
-//! Seeds, masks, shares, boundary rows and prompts pass through many buffers: of the HTTP and TLS
-//! libraries, of WebSocket frames, of vectors that grow and move. Erasing each by hand would miss
-//! some. A binary that installs [`WipingAllocator`] and calls [`hold_secrets`] overwrites every
-//! block of the heap before it goes back, whoever held it. What stays are copies in registers and
-//! on stacks; seeds and keys erase theirs where they are dropped.
+//! Seeds, masks, shares, boundary rows and prompts also pass through buffers of the HTTP and TLS
+//! libraries and of WebSocket frames, which nobody could erase by hand; see
+//! [`marill_crypto::wipe`].
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicBool, Ordering},
-};
-
-static WIPES: AtomicBool = AtomicBool::new(false);
+pub use marill_crypto::wipe::{WipingAllocator, wipes};
 
 /// From now on memory that is given back is wiped, where the binary's allocator is a
 /// [`WipingAllocator`], and the process writes no core dump and cannot be traced by others of its
 /// user. For roles that hold seeds, shares or prompts.
 pub fn hold_secrets() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    WIPES.store(true, Ordering::Relaxed);
+    marill_crypto::wipe::wipe_what_is_freed();
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -34,136 +27,14 @@ pub fn hold_secrets() {
     }
 }
 
-/// Whether [`hold_secrets`] was called.
-#[must_use]
-pub fn wipes() -> bool {
-    WIPES.load(Ordering::Relaxed)
-}
-
-/// The allocator `A`, with blocks overwritten before they go back to it once [`hold_secrets`] was
-/// called.
-pub struct WipingAllocator<A = System>(A);
-
-impl WipingAllocator {
-    /// Around the system's.
-    #[must_use]
-    pub const fn system() -> Self {
-        Self(System)
-    }
-}
-
-/// Overwrites a block so that the compiler, which knows that nobody reads it again, does not leave
-/// that out.
-///
-/// # Safety
-/// The block is valid for writes and nobody refers to it.
-#[allow(unsafe_code)]
-unsafe fn wipe(block: *mut u8, bytes: usize) {
-    // SAFETY: the caller's.
-    unsafe { block.write_bytes(0, bytes) };
-    // An empty piece of assembly that may read all memory, as far as the compiler knows.
-    // SAFETY: it does nothing.
-    unsafe { std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags)) };
-}
-
-// SAFETY: every call goes to `A` with the layout that it was made with; wiping touches the block's
-// own bytes, before it is given back.
-#[allow(unsafe_code)]
-unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is the one that `A` asks for.
-        unsafe { self.0.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        unsafe { self.0.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if wipes() {
-            // SAFETY: the block has this layout and is given up here.
-            unsafe { wipe(block, layout.size()) };
-        }
-        // SAFETY: as in `alloc`.
-        unsafe { self.0.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        if !wipes() {
-            // SAFETY: as in `alloc`.
-            return unsafe { self.0.realloc(block, layout, new_size) };
-        }
-        // A block that moves must not leave its content behind, so it is copied and wiped here.
-        // SAFETY: the caller guarantees that the new size fits the alignment.
-        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        // SAFETY: `new_size` is not zero, by the caller's promise.
-        let new = unsafe { self.0.alloc(new_layout) };
-        if !new.is_null() {
-            // SAFETY: two blocks of at least this length that do not overlap; the old one is given
-            // up.
-            unsafe {
-                new.copy_from_nonoverlapping(block, layout.size().min(new_size));
-                self.dealloc(block, layout);
-            }
-        }
-        new
-    }
-}
-
 #[cfg(test)]
-#[allow(unsafe_code)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
-    /// Keeps what blocks held when they came back.
-    struct Keeper(Mutex<Vec<Vec<u8>>>);
-
-    // SAFETY: all goes to the system's allocator.
-    unsafe impl GlobalAlloc for Keeper {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-            let bytes = unsafe { std::slice::from_raw_parts(block, layout.size()) };
-            self.0.lock().unwrap().push(bytes.to_vec());
-            unsafe { System.dealloc(block, layout) }
-        }
-    }
-
     #[test]
-    fn freed_blocks_are_empty_once_there_are_secrets() {
-        let allocator = WipingAllocator(Keeper(Mutex::default()));
-        let layout = Layout::from_size_align(100, 8).unwrap();
-        let filled = || unsafe {
-            let block = allocator.alloc(layout);
-            block.write_bytes(7, 100);
-            block
-        };
-        let came_back = || allocator.0.0.lock().unwrap().pop().unwrap();
-        let other = filled();
-        unsafe { allocator.dealloc(other, layout) };
-        assert_eq!(
-            came_back(),
-            [7; 100],
-            "before there are secrets nothing is done"
-        );
-
+    fn a_process_with_secrets_wipes_and_dumps_nothing() {
         hold_secrets();
-        let block = filled();
-        unsafe { allocator.dealloc(block, layout) };
-        assert_eq!(came_back(), [0; 100]);
-        let block = filled();
-        unsafe {
-            let grown = allocator.realloc(block, layout, 300);
-            assert_eq!(came_back(), [0; 100]);
-            assert_eq!(std::slice::from_raw_parts(grown, 100), [7; 100]);
-            allocator.dealloc(grown, Layout::from_size_align(300, 8).unwrap());
-        }
-        assert!(came_back().iter().all(|byte| *byte == 0));
+        assert!(wipes());
         let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
         assert_eq!(limit.current, Some(0));
     }

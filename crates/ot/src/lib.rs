@@ -14,8 +14,9 @@
 //! says in its type what it withstands ([`source::Security`]). Choices and messages are never
 //! branched on, nor used as an index. What is made is used once and erased when dropped; a vector
 //! that grew leaves its earlier place to the allocator, so a program that holds secrets should wipe
-//! what is freed, as `marill` does. Messages are not authenticated: [`Session::confirm`] notices
-//! any that the link changed, and a peer that deviates is outside the model.
+//! what is freed, with [`marill_crypto::wipe`], as `marill` does. Messages are not authenticated:
+//! [`Session::confirm`] notices any that the link changed, and a peer that deviates is outside the
+//! model.
 //!
 //! # Errors
 //! A message of another length, a point off the curve, parameters that differ, or a silent peer are

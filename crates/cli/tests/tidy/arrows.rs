@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "marill-serving",
         &[
             "marill-numeric",
+            "marill-crypto",
             "marill-net",
             "marill-mpc",
             "marill-model",
