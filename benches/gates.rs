@@ -4,77 +4,37 @@
 use std::{sync::Arc, thread};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use marill_crypto::wipe::{WipingAllocator, wipe_what_is_freed};
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
-    engine::{Engine, Truncation},
+    engine::Engine,
     error::ProtocolResult,
     masked::Masked,
-    program::layers::softmax_parts,
-    random_model::{gaussian, random_weights, tiny_spec},
+    random_model::{
+        operations::{Operation, ROW},
+        random_weights, tiny_spec,
+    },
 };
 use marill_net::{Channel, memory_pair};
 
-/// Keys of a softmax.
-const ROW: usize = 128;
+/// With `MARILL_BENCH_WIPE=1` everything that is freed is wiped, as where parties serve.
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator::system();
 
-#[derive(Clone, Copy)]
-enum Gate {
-    Truncate,
-    Exp,
-    Softmax,
-    Argmax,
-}
+/// What is timed of [`Operation::ALL`].
+const GATES: [&str; 4] = ["truncate", "exp", "softmax", "argmax"];
 
-impl Gate {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Truncate, "truncate"),
-        (Self::Exp, "exp"),
-        (Self::Softmax, "softmax"),
-        (Self::Argmax, "argmax"),
-    ];
-
-    /// Normal numbers of deviation 2 in the gate's domain.
-    fn input(self, n: usize) -> Vec<u64> {
-        let bits: f64 = if matches!(self, Self::Truncate) {
-            28.0
-        } else {
-            14.0
-        };
-        let encode = |value: &f32| {
-            let value = f64::from(*value) * bits.exp2();
-            let value = if matches!(self, Self::Exp) {
-                value.abs()
-            } else {
-                value
-            };
-            value.round() as i64 as u64
-        };
-        gaussian(1, "gate", n, 2.0).iter().map(encode).collect()
-    }
-
-    fn run(self, engine: &mut Masked, input: Option<&[u64]>, n: usize) -> ProtocolResult<()> {
-        let wire = engine.input(input, 1, n, 48)?;
-        let share = engine.share(&wire);
-        let out = match self {
-            Self::Truncate => engine.truncate(
-                &share,
-                Truncation {
-                    shift: 14,
-                    from: 48,
-                    to: 48,
-                },
-                "truncate",
-            )?,
-            Self::Exp => engine.exp_neg(&share, 48, "exp")?,
-            Self::Softmax => softmax_parts(engine, &share, &vec![ROW; n / ROW])?.1,
-            Self::Argmax => {
-                engine.argmax_to_client(&share, "argmax")?;
-                share
-            }
-        };
-        engine.materialize(&out)?;
-        engine.flush()
-    }
+/// What a party does: the input, the gate, and what is left to send.
+fn run(
+    gate: Operation,
+    engine: &mut Masked,
+    input: Option<&[u64]>,
+    n: usize,
+) -> ProtocolResult<()> {
+    let wire = engine.input(input, 1, n, gate.input_bits())?;
+    let out = gate.run(engine, &wire, n)?;
+    engine.materialize(&out)?;
+    engine.flush()
 }
 
 /// Client, server and dealer before the gate.
@@ -104,8 +64,14 @@ fn parties(
 }
 
 fn gates(c: &mut Criterion) {
+    if std::env::var_os("MARILL_BENCH_WIPE").is_some_and(|set| set == "1") {
+        wipe_what_is_freed();
+    }
     let weights = random_weights(&tiny_spec(), 1);
-    for (gate, name) in Gate::ALL {
+    let timed = Operation::ALL
+        .into_iter()
+        .filter(|(_, name)| GATES.contains(name));
+    for (gate, name) in timed {
         let mut group = c.benchmark_group(name);
         for n in [ROW, 32 * ROW] {
             let input = gate.input(n);
@@ -117,9 +83,9 @@ fn gates(c: &mut Criterion) {
                         || parties(&weights, comparison),
                         |[mut client, mut server, mut dealer]| {
                             thread::scope(|scope| {
-                                scope.spawn(|| gate.run(&mut dealer, None, n).expect("dealer"));
-                                scope.spawn(|| gate.run(&mut server, None, n).expect("server"));
-                                gate.run(&mut client, Some(&input), n).expect("client");
+                                scope.spawn(|| run(gate, &mut dealer, None, n).expect("dealer"));
+                                scope.spawn(|| run(gate, &mut server, None, n).expect("server"));
+                                run(gate, &mut client, Some(&input), n).expect("client");
                             });
                         },
                         BatchSize::SmallInput,

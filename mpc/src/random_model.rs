@@ -1,6 +1,7 @@
 //! Random models: what `marill bench` and the benches time, and what tests run.
 
 mod affine;
+pub mod operations;
 
 use std::sync::Arc;
 
@@ -151,7 +152,7 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
                 gate_proj: gate,
                 up_proj: up,
                 down_proj: down,
-                biases: extras.biases.each_ref().map(Vec::as_slice),
+                biases: &extras.biases,
                 qk_norms: extras.qk_norms.each_ref().map(Vec::as_slice),
             },
         )
@@ -187,7 +188,7 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
 
 /// What a [`crate::Variant`] adds to a layer.
 struct Extras {
-    biases: [Vec<f32>; 7],
+    biases: Vec<Vec<f32>>,
     qk_norms: [Vec<f32>; 2],
 }
 
@@ -209,9 +210,8 @@ impl Extras {
             let gain = normal(&format!("qk_norm.{nth}"), size);
             gain.iter().map(|g| 1.0 + g).collect()
         };
-        let mut modules = Module::ALL.iter();
         Self {
-            biases: std::array::from_fn(|_| modules.next().map_or(Vec::new(), |m| bias(*m))),
+            biases: Module::ALL.iter().map(|module| bias(*module)).collect(),
             qk_norms: [gain((0, sizes[0])), gain((1, sizes[1]))],
         }
     }

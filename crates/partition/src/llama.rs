@@ -227,8 +227,8 @@ pub fn full_weights(
 struct OwnedLayer {
     norms: [Vec<f32>; 2],
     /// In the order of [`MODULES`], as are the biases, which are empty where there are none.
-    maps: [Vec<f32>; 7],
-    biases: [Vec<f32>; 7],
+    maps: Vec<Vec<f32>>,
+    biases: Vec<Vec<f32>>,
     /// Empty where there are none.
     qk_norms: [Vec<f32>; 2],
 }
@@ -236,15 +236,10 @@ struct OwnedLayer {
 impl OwnedLayer {
     fn floats(&self) -> LayerFloats<'_> {
         let [input_layernorm, post_attention_layernorm] = self.norms.each_ref();
-        let [
-            q_proj,
-            k_proj,
-            v_proj,
-            o_proj,
-            gate_proj,
-            up_proj,
-            down_proj,
-        ] = self.maps.each_ref();
+        // A layer of gains alone has no maps.
+        let map = |nth: usize| self.maps.get(nth).map_or(&[][..], Vec::as_slice);
+        let [q_proj, k_proj, v_proj, o_proj] = [0, 1, 2, 3].map(map);
+        let [gate_proj, up_proj, down_proj] = [4, 5, 6].map(map);
         LayerFloats {
             input_layernorm,
             q_proj,
@@ -255,7 +250,7 @@ impl OwnedLayer {
             gate_proj,
             up_proj,
             down_proj,
-            biases: self.biases.each_ref().map(Vec::as_slice),
+            biases: &self.biases,
             qk_norms: self.qk_norms.each_ref().map(Vec::as_slice),
         }
     }
@@ -280,23 +275,25 @@ fn layer_floats(
             qk_norms: gains(config, layer, &get)?,
             ..OwnedLayer::default()
         };
-        for (nth, module) in MODULES.into_iter().enumerate() {
+        for module in MODULES {
             let path = module_path(layer, module);
             let weight = get(&format!("{path}.weight"))?;
-            owned.maps[nth] = match module {
+            let mut map = match module {
                 "q_proj" => heads.rows(weight, config.hidden_size),
                 "o_proj" => heads.columns(weight),
                 _ => weight,
             };
+            let mut bias = Vec::new();
             if config.has_bias(module) {
-                let bias = get(&format!("{path}.bias"))?;
-                owned.biases[nth] = match module {
-                    "q_proj" => heads.rows(bias, 1),
-                    _ => bias,
-                };
+                bias = get(&format!("{path}.bias"))?;
+                if module == "q_proj" {
+                    bias = heads.rows(bias, 1);
+                }
             }
-            scale(&mut owned.maps[nth], out_factor(config, module));
-            scale(&mut owned.biases[nth], out_factor(config, module));
+            scale(&mut map, out_factor(config, module));
+            scale(&mut bias, out_factor(config, module));
+            owned.maps.push(map);
+            owned.biases.push(bias);
         }
         Ok(owned)
     };

@@ -23,8 +23,9 @@ pub struct LayerFloats<'a> {
     pub gate_proj: &'a [f32],
     pub up_proj: &'a [f32],
     pub down_proj: &'a [f32],
-    /// Of each map in the order of [`Module::ALL`]; empty where it has none.
-    pub biases: [&'a [f32]; 7],
+    /// Of each map in the order of [`Module::ALL`], empty where it has none; no list where no map has
+    /// one.
+    pub biases: &'a [Vec<f32>],
     /// Gains of the norms of queries and keys; empty where there are none.
     pub qk_norms: [&'a [f32]; 2],
 }
@@ -44,7 +45,7 @@ impl<'a> LayerFloats<'a> {
             gate_proj: &[],
             up_proj: &[],
             down_proj: &[],
-            biases: [&[]; 7],
+            biases: &[],
             qk_norms,
         }
     }
@@ -53,7 +54,8 @@ impl<'a> LayerFloats<'a> {
     fn private_values(&self) -> usize {
         let norms = [self.input_layernorm, self.post_attention_layernorm];
         let maps = Module::ALL.iter().map(|module| self.named(*module).1);
-        let all = norms.into_iter().chain(maps).chain(self.biases);
+        let biases = self.biases.iter().map(Vec::as_slice);
+        let all = norms.into_iter().chain(maps).chain(biases);
         all.map(<[f32]>::len).sum()
     }
 
@@ -204,7 +206,8 @@ fn quantize_bias(
     floats: &LayerFloats<'_>,
 ) -> Result<Vec<u64>, SpecError> {
     let place = Module::ALL.iter().position(|m| *m == map.module);
-    let bias = place.map_or(&[][..], |place| floats.biases[place]);
+    let bias = place.and_then(|place| floats.biases.get(place));
+    let bias = bias.map_or(&[][..], Vec::as_slice);
     if bias.is_empty() {
         return Ok(Vec::new());
     }

@@ -7,15 +7,16 @@ use clap::ValueEnum;
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
     cost::Cost,
-    engine::{Engine, Gate, Truncation, WEIGHTED_BITS},
+    engine::Engine,
     error::ProtocolResult,
     masked::Masked,
-    program::layers::{self, NormScale},
-    random_model::{gaussian, random_weights, tiny_spec},
+    random_model::{
+        operations::{Operation, ROW},
+        random_weights, tiny_spec,
+    },
     reference::{real::Real, twin::PlaintextEngine},
 };
 use marill_net::memory_pair;
-use marill_numeric::tables::tables;
 use marill_report::Table;
 use serde_json::json;
 
@@ -54,157 +55,6 @@ fn parse_comparison(text: &str) -> Result<Comparison, String> {
     }
 }
 
-/// Elements of a row, for operations on rows.
-const ROW: usize = 128;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Op {
-    Mul,
-    Truncate,
-    Exp,
-    Sigmoid,
-    Tanh,
-    Silu,
-    Gelu,
-    Reciprocal,
-    Rsqrt,
-    Max,
-    Softmax,
-    RmsNorm,
-    LayerNorm,
-    Argmax,
-}
-
-impl Op {
-    const ALL: [(Self, &'static str); 14] = [
-        (Self::Mul, "mul"),
-        (Self::Truncate, "truncate"),
-        (Self::Exp, "exp"),
-        (Self::Sigmoid, "sigmoid"),
-        (Self::Tanh, "tanh"),
-        (Self::Silu, "silu"),
-        (Self::Gelu, "gelu"),
-        (Self::Reciprocal, "reciprocal"),
-        (Self::Rsqrt, "rsqrt"),
-        (Self::Max, "max"),
-        (Self::Softmax, "softmax"),
-        (Self::RmsNorm, "rms_norm"),
-        (Self::LayerNorm, "layer_norm"),
-        (Self::Argmax, "argmax"),
-    ];
-
-    /// Ring elements that enter: normal numbers of deviation 2 with 14 fractional bits, in the
-    /// operation's domain.
-    fn input(self, n: usize) -> Vec<u64> {
-        let unit = |bits: u32| f64::from(bits).exp2();
-        let normal = gaussian(1, "operation", n, 2.0);
-        let encode = |f: &dyn Fn(f64) -> f64| {
-            normal
-                .iter()
-                .map(|v| f(f64::from(*v)).round() as i64 as u64)
-                .collect()
-        };
-        match self {
-            Self::Truncate => encode(&|v| v * unit(28)),
-            Self::Exp => encode(&|v| v.abs() * unit(14)),
-            // A sum of softmax weights: 1 to 64.
-            Self::Reciprocal => encode(&|v| (1.0 + (v.abs() * 8.0).min(63.0)) * unit(14)),
-            Self::Rsqrt => encode(&|v| (0.01 + v * v) * 576.0 * unit(30)),
-            Self::RmsNorm | Self::LayerNorm => encode(&|v| v * unit(15)),
-            _ => encode(&|v| v * unit(14)),
-        }
-    }
-
-    fn rows(self, n: usize) -> usize {
-        match self {
-            Self::RmsNorm | Self::LayerNorm => n / ROW,
-            _ => 1,
-        }
-    }
-
-    /// Fractional bits of the result.
-    fn frac_bits(self) -> u32 {
-        match self {
-            Self::Mul => 28,
-            // 2^40/s for s with 14 fractional bits; 2^58/sqrt(s) for s with 30.
-            Self::Reciprocal => 26,
-            Self::Rsqrt => 43,
-            _ => 14,
-        }
-    }
-
-    fn run<E: Engine>(self, engine: &mut E, x: &E::Wire, n: usize) -> ProtocolResult<E::Share> {
-        let rows =
-            || -> Vec<usize> { (0..n.div_ceil(ROW)).map(|i| ROW.min(n - i * ROW)).collect() };
-        let scale = NormScale {
-            input_frac_bits: 15,
-            output_frac_bits: 14,
-            norm_bits: 3,
-            epsilon: 1e-5,
-        };
-        let share = engine.share(x);
-        match self {
-            Self::Mul => engine.mul(x, x),
-            Self::Truncate => engine.truncate(
-                &share,
-                Truncation {
-                    shift: 14,
-                    from: 48,
-                    to: 48,
-                },
-                "truncate",
-            ),
-            Self::Exp => engine.exp_neg(&share, 48, "exp"),
-            Self::Sigmoid => engine.gate(x, Gate(&tables().sigmoid), "sigmoid"),
-            Self::Tanh => engine.gate(x, Gate(&tables().tanh), "tanh"),
-            Self::Silu => engine.gate(x, Gate(&tables().silu), "silu"),
-            Self::Gelu => engine.gate(x, Gate(&tables().gelu), "gelu"),
-            Self::Reciprocal => engine.piecewise(&share, &tables().recip, "reciprocal"),
-            Self::Rsqrt => engine.piecewise(&share, &tables().rsqrt, "rsqrt"),
-            Self::Max => engine.ragged_max(&share, &rows(), "max"),
-            Self::Softmax => softmax(engine, &share, &rows()),
-            Self::RmsNorm => layers::rms_norm(engine, x, ROW, scale, 64),
-            Self::LayerNorm => layers::layer_norm(engine, &share, ROW, scale, 64),
-            Self::Argmax => engine
-                .argmax_to_client(&share, "argmax")
-                .map(|_| engine.share(x)),
-        }
-    }
-}
-
-/// Divided softmax weights of rows: each row's weights times its reciprocal, 14 fractional bits.
-fn softmax<E: Engine>(
-    engine: &mut E,
-    scores: &E::Share,
-    lens: &[usize],
-) -> ProtocolResult<E::Share> {
-    let (weights, inverse) = layers::softmax_parts(engine, scores, lens)?;
-    let inverse = engine.open(&[(&inverse, 64)], "softmax.inverse")?.remove(0);
-    let weights = engine.share(&weights);
-    let weights = engine.reshape(&weights, lens[0]);
-    let weights = engine
-        .open(&[(&weights, WEIGHTED_BITS)], "softmax.weights")?
-        .remove(0);
-    let divided = engine.scale_rows(&weights, &inverse)?;
-    engine.truncate(
-        &divided,
-        Truncation {
-            shift: 26,
-            from: 64,
-            to: 64,
-        },
-        "softmax.divided",
-    )
-}
-
-/// Bits in which an operation's input is opened: sums of squares need the ring.
-fn input_bits(op: Op) -> u32 {
-    match op {
-        Op::Sigmoid | Op::Tanh | Op::Silu | Op::Gelu | Op::Mul | Op::Argmax => 48,
-        _ => 64,
-    }
-}
-
 struct Measured {
     shares: [(Vec<u64>, u32); 2],
     spent: [Spent; 3],
@@ -214,7 +64,7 @@ struct Measured {
 
 /// Runs an operation at three parties; the opening of the input is not counted.
 fn run_parties(
-    op: Op,
+    op: Operation,
     input: &[u64],
     weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
     comparison: Comparison,
@@ -253,7 +103,7 @@ fn run_parties(
     let party = move |engine: &mut Masked,
                       input: Option<&[u64]>|
           -> anyhow::Result<(Vec<u64>, u32, Spent, u64, u64)> {
-        let wire = engine.input(input, rows, n / rows, input_bits(op))?;
+        let wire = engine.input(input, rows, n / rows, op.input_bits())?;
         let before = engine.traffic();
         let mut spent = Spent::default();
         let share = spent.measure(|| -> ProtocolResult<_> {
@@ -288,10 +138,15 @@ fn run_parties(
 }
 
 /// Counts an operation over shapes.
-fn tally(op: Op, n: usize, public: &PublicWeights, comparison: Comparison) -> anyhow::Result<Cost> {
+fn tally(
+    op: Operation,
+    n: usize,
+    public: &PublicWeights,
+    comparison: Comparison,
+) -> anyhow::Result<Cost> {
     let mut engine = Masked::tally(&public.spec).with_comparison(comparison);
     let rows = op.rows(n);
-    let wire = engine.input(None, rows, n / rows, input_bits(op))?;
+    let wire = engine.input(None, rows, n / rows, op.input_bits())?;
     let before = engine.cost();
     let share = op.run(&mut engine, &wire, n)?;
     engine.materialize(&share)?;
@@ -318,7 +173,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ])
     .right(&[1, 2, 3, 4, 5, 6, 7, 8]);
     let mut sound = true;
-    for (op, name) in Op::ALL {
+    for (op, name) in Operation::ALL {
         // Whole rows for operations on rows.
         let n = (args.n as usize).next_multiple_of(ROW);
         let input = op.input(n);
@@ -376,7 +231,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Largest distance of the twin from real arithmetic, absolute and in output units from its floor,
 /// and whether the secure result is the twin's.
 fn errors(
-    op: Op,
+    op: Operation,
     input: &[u64],
     weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
     measured: &Measured,
@@ -398,7 +253,7 @@ fn errors(
         .zip(theirs)
         .map(|(a, b)| a.wrapping_add(*b) & modulus);
     let equal = sums.eq(expected.data.iter().map(|v| v & modulus));
-    if op == Op::Argmax {
+    if op == Operation::Argmax {
         return Ok((None, None, equal));
     }
     let unit = f64::from(op.frac_bits()).exp2();
