@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::Value;
 
-use crate::{BertConfig, Gpt2Config, LlamaConfig, ModelConfig, ModelError};
+use crate::{BertConfig, Gpt2Config, LlamaConfig, ModelConfig, ModelError, Sizes};
 
 /// The configuration of a model, whose `model_type` says of which architecture; what all of them
 /// have is [`ModelConfig`]'s.
@@ -61,36 +61,8 @@ impl Architecture {
 }
 
 impl ModelConfig for Architecture {
-    fn hidden_size(&self) -> usize {
-        self.config().hidden_size()
-    }
-
-    fn intermediate_size(&self) -> usize {
-        self.config().intermediate_size()
-    }
-
-    fn num_hidden_layers(&self) -> usize {
-        self.config().num_hidden_layers()
-    }
-
-    fn num_attention_heads(&self) -> usize {
-        self.config().num_attention_heads()
-    }
-
-    fn num_key_value_heads(&self) -> usize {
-        self.config().num_key_value_heads()
-    }
-
-    fn head_dim(&self) -> usize {
-        self.config().head_dim()
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.config().vocab_size()
-    }
-
-    fn max_position_embeddings(&self) -> usize {
-        self.config().max_position_embeddings()
+    fn sizes(&self) -> Sizes {
+        self.config().sizes()
     }
 
     fn modules(&self) -> &'static [&'static str] {

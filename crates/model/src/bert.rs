@@ -8,7 +8,7 @@ use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelConfig, ModelError,
+    ModelConfig, ModelError, Sizes,
     config::read_config,
     layers::{AffineBlock, LayerNorm, attention, embed},
     size,
@@ -71,36 +71,18 @@ const MODULES: [&str; 6] = [
 ];
 
 impl ModelConfig for BertConfig {
-    fn hidden_size(&self) -> usize {
-        self.hidden_size
-    }
-
-    fn intermediate_size(&self) -> usize {
-        self.intermediate_size
-    }
-
-    fn num_hidden_layers(&self) -> usize {
-        self.num_hidden_layers
-    }
-
-    fn num_attention_heads(&self) -> usize {
-        self.num_attention_heads
-    }
-
-    fn num_key_value_heads(&self) -> usize {
-        self.num_attention_heads
-    }
-
-    fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn max_position_embeddings(&self) -> usize {
-        self.max_position_embeddings
+    fn sizes(&self) -> Sizes {
+        let heads = self.num_attention_heads;
+        Sizes {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads: heads,
+            head_dim: self.hidden_size.checked_div(heads).unwrap_or(0),
+            vocab_size: self.vocab_size,
+            max_position_embeddings: self.max_position_embeddings,
+        }
     }
 
     fn modules(&self) -> &'static [&'static str] {

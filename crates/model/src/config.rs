@@ -24,18 +24,56 @@ impl TokenIds {
     }
 }
 
+/// The sizes of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    pub max_position_embeddings: usize,
+}
+
 /// Sizes, maps and tensors of an architecture, by the names of its checkpoints.
 pub trait ModelConfig {
-    fn hidden_size(&self) -> usize;
-    /// Width of the MLP.
-    fn intermediate_size(&self) -> usize;
-    fn num_hidden_layers(&self) -> usize;
-    fn num_attention_heads(&self) -> usize;
-    fn num_key_value_heads(&self) -> usize;
-    fn head_dim(&self) -> usize;
-    /// Rows of the token embedding.
-    fn vocab_size(&self) -> usize;
-    fn max_position_embeddings(&self) -> usize;
+    fn sizes(&self) -> Sizes;
+
+    fn hidden_size(&self) -> usize {
+        self.sizes().hidden_size
+    }
+
+    fn intermediate_size(&self) -> usize {
+        self.sizes().intermediate_size
+    }
+
+    fn num_hidden_layers(&self) -> usize {
+        self.sizes().num_hidden_layers
+    }
+
+    fn num_attention_heads(&self) -> usize {
+        self.sizes().num_attention_heads
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.sizes().num_key_value_heads
+    }
+
+    fn head_dim(&self) -> usize {
+        self.sizes().head_dim
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.sizes().vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.sizes().max_position_embeddings
+    }
 
     /// The linear maps of a layer, by their names in it, in the order of the checkpoint.
     fn modules(&self) -> &'static [&'static str];

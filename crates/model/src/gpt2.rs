@@ -7,7 +7,7 @@ use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder, init::DEFAULT
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelConfig, ModelError,
+    ModelConfig, ModelError, Sizes,
     config::read_config,
     layers::{AffineBlock, LayerNorm, attention, embed},
     size,
@@ -70,36 +70,17 @@ impl Gpt2Config {
 const MODULES: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
 
 impl ModelConfig for Gpt2Config {
-    fn hidden_size(&self) -> usize {
-        self.n_embd
-    }
-
-    fn intermediate_size(&self) -> usize {
-        self.inner()
-    }
-
-    fn num_hidden_layers(&self) -> usize {
-        self.n_layer
-    }
-
-    fn num_attention_heads(&self) -> usize {
-        self.n_head
-    }
-
-    fn num_key_value_heads(&self) -> usize {
-        self.n_head
-    }
-
-    fn head_dim(&self) -> usize {
-        self.n_embd / self.n_head
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn max_position_embeddings(&self) -> usize {
-        self.n_positions
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden_size: self.n_embd,
+            intermediate_size: self.inner(),
+            num_hidden_layers: self.n_layer,
+            num_attention_heads: self.n_head,
+            num_key_value_heads: self.n_head,
+            head_dim: self.n_embd.checked_div(self.n_head).unwrap_or(0),
+            vocab_size: self.vocab_size,
+            max_position_embeddings: self.n_positions,
+        }
     }
 
     fn modules(&self) -> &'static [&'static str] {

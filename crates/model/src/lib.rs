@@ -48,7 +48,7 @@ pub use batched_model::{BatchedModel, BlockId, Piece, View};
 pub use bert::{Bert, BertConfig};
 pub use chat::{ChatTemplate, Message, NO_TEMPLATE, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
-pub use config::{ModelConfig, TokenIds};
+pub use config::{ModelConfig, Sizes, TokenIds};
 pub use error::ModelError;
 pub use float_model::FloatModel;
 pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};

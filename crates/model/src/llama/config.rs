@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::MODULES;
 use crate::{
-    ModelConfig, QkNorm, RopeScaling, TokenIds,
+    ModelConfig, QkNorm, RopeScaling, Sizes, TokenIds,
     account::families::{Family, FamilyKeys, Traits},
     size,
 };
@@ -226,38 +226,19 @@ impl LlamaConfig {
 }
 
 impl ModelConfig for LlamaConfig {
-    fn hidden_size(&self) -> usize {
-        self.hidden_size
-    }
-
-    fn intermediate_size(&self) -> usize {
-        self.intermediate_size
-    }
-
-    fn num_hidden_layers(&self) -> usize {
-        self.num_hidden_layers
-    }
-
-    fn num_attention_heads(&self) -> usize {
-        self.num_attention_heads
-    }
-
-    fn num_key_value_heads(&self) -> usize {
-        self.num_key_value_heads
-    }
-
-    fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn max_position_embeddings(&self) -> usize {
+    fn sizes(&self) -> Sizes {
         let limit = self.max_position_embeddings;
         let scaling = self.rope_scaling.as_ref();
-        scaling.map_or(limit, |scaling| scaling.positions(limit))
+        Sizes {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            vocab_size: self.vocab_size,
+            max_position_embeddings: scaling.map_or(limit, |scaling| scaling.positions(limit)),
+        }
     }
 
     fn score_factor(&self) -> f64 {
