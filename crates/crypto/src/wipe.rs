@@ -1,11 +1,11 @@
 //! Memory that held secrets, wiped when it is given back.
 //!
-//! Seeds, masks and shares pass through many buffers: tensors and temporaries of the engine, frames,
-//! vectors that grow and move. Erasing each where it is dropped would miss those that moved, and
-//! everything that other libraries copied. So it is the process's allocator that overwrites a block
-//! before it goes back, whoever held it: a program that runs an evaluator or a dealer installs
-//! [`WipingAllocator`] and calls [`wipe_what_is_freed`]. `marill` does. Without it, what sessions
-//! free stays in the memory of the process until it is used again.
+//! Seeds, masks and shares pass through many buffers: tensors and temporaries of the engine,
+//! frames, vectors that grow and move. Erasing each where it is dropped would miss those that
+//! moved, and everything that other libraries copied. So it is the process's allocator that
+//! overwrites a block before it goes back, whoever held it: a program that runs an evaluator or a
+//! dealer installs [`WipingAllocator`] and calls [`wipe_what_is_freed`]. `marill` does. Without it,
+//! what sessions free stays in the memory of the process until it is used again.
 //!
 //! ```
 //! use marill_crypto::wipe::{WipingAllocator, wipe_what_is_freed};

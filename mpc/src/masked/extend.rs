@@ -28,7 +28,8 @@ fn wraps_of(mask: &[u64], bits: u32) -> Vec<u64> {
 }
 
 impl ExtendedShare {
-    /// Makes `X` and `c` of `x̂` and of the half of `r` one modulo 2^64, given shares of the carries.
+    /// Makes `X` and `c` of `x̂` and of the half of `r` one modulo 2^64, given shares of the
+    /// carries.
     fn extend(&mut self, bits: u32, carries: &[u64]) {
         let offset = 1u64 << (bits - 2);
         self.stays.reserve(self.public.len());

@@ -375,8 +375,8 @@ impl Wire {
     }
 }
 
-/// Values plus masks, modulo `2^bits`: neither what a share has above the width travels, nor a carry
-/// into it.
+/// Values plus masks, modulo `2^bits`: neither what a share has above the width travels, nor a
+/// carry into it.
 pub(super) fn masked_by(values: &[u64], masks: &[u64], bits: u32) -> Vec<u64> {
     let modulus = low_mask(bits);
     let pairs = values.iter().zip(masks);

@@ -23,8 +23,8 @@ pub struct LayerFloats<'a> {
     pub gate_proj: &'a [f32],
     pub up_proj: &'a [f32],
     pub down_proj: &'a [f32],
-    /// Of each map in the order of [`Module::ALL`], empty where it has none; no list where no map has
-    /// one.
+    /// Of each map in the order of [`Module::ALL`], empty where it has none; no list where no map
+    /// has one.
     pub biases: &'a [Vec<f32>],
     /// Gains of the norms of queries and keys; empty where there are none.
     pub qk_norms: [&'a [f32]; 2],

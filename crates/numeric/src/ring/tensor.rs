@@ -4,8 +4,8 @@
 //! on a value (a dealer, a tally). Shapes combine like values, so that every party runs the same
 //! program; a shape beside values counts as zeros.
 //!
-//! Nothing is erased here by hand: temporaries are many, and vectors move. Programs that hold shares
-//! have an allocator that wipes what is given back (`crates/crypto/src/wipe.rs`).
+//! Nothing is erased here by hand: temporaries are many, and vectors move. Programs that hold
+//! shares have an allocator that wipes what is given back (`crates/crypto/src/wipe.rs`).
 
 use std::{
     fmt,
