@@ -168,4 +168,10 @@ impl ServerSession<TwoParty> {
     pub fn prepared(&self) -> usize {
         self.state.engine.prepared()
     }
+
+    /// As at E0.
+    #[must_use]
+    pub fn room_to_prepare(&self) -> usize {
+        self.state.engine.room_to_prepare()
+    }
 }

@@ -120,15 +120,31 @@ impl Stock {
         self.ready.pop_front()
     }
 
-    /// Whether the next step was prepared, which then begins.
-    fn begin(&mut self, rows: usize) -> ProtocolResult<bool> {
-        match self.steps.pop_front() {
-            None => Ok(false),
-            Some(prepared) if prepared == rows => Ok(true),
-            Some(_) => Err(ProtocolError::Unsupported {
-                what: "a step of other rows than those prepared",
-            }),
+    /// Whether the next step was prepared, which then begins. What was prepared for steps of other
+    /// rows is of no use behind this one, since their keys come before it.
+    fn begin(&mut self, rows: usize) -> bool {
+        match self.steps.front() {
+            Some(prepared) if *prepared == rows => self.steps.pop_front().is_some(),
+            Some(_) => {
+                self.forget();
+                false
+            }
+            None => false,
         }
+    }
+
+    /// Drops what was prepared and has not begun: its masks, and the other party's of its keys.
+    fn forget(&mut self) {
+        let unused: usize = self.steps.drain(..).sum();
+        self.ready.clear();
+        let positions = self.cache.len() - unused;
+        self.cache.len = positions;
+        for (keys, values) in &mut self.cache.layers {
+            for wire in [keys, values].into_iter().flatten() {
+                wire.truncate(positions);
+            }
+        }
+        make::forget(&mut self.kept, unused);
     }
 
     /// Steps of `rows` rows that are prepared together at most: what a peer may ask for.
@@ -158,7 +174,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let Masks::Stock(stock) = &mut self.masks else {
             return Ok(());
         };
-        if stock.begin(rows)? {
+        if stock.begin(rows) {
             return Ok(());
         }
         // Nothing is at hand: E0 says for how many steps, this one among them.
@@ -178,10 +194,11 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             *expected = expected.saturating_sub(steps);
         }
         // One of them begins; the others wait.
-        match &mut self.masks {
-            Masks::Stock(stock) => stock.begin(rows).map(|_| ()),
-            _ => Ok(()),
-        }
+        let begun = match &mut self.masks {
+            Masks::Stock(stock) => stock.begin(rows),
+            _ => false,
+        };
+        if begun { Ok(()) } else { Err(MISSING) }
     }
 
     /// Makes what up to `wanted` more steps of one row take, as far as there is room; returns how

@@ -124,6 +124,21 @@ pub(super) fn cost(
     Ok(cost)
 }
 
+/// Leaves out the last positions of what is kept.
+pub(super) fn forget(kept: &mut Vec<Kept>, positions: usize) {
+    let mut left = positions;
+    while let Some(last) = kept.last_mut()
+        && left > 0
+    {
+        let out = left.min(last.positions);
+        last.positions -= out;
+        left -= out;
+        if last.positions == 0 {
+            kept.pop();
+        }
+    }
+}
+
 /// Jobs that are made at once, with their places: those of whole layers, and masks with the first.
 fn pieces(maps: &[MapSpec], jobs: Vec<Job>) -> Vec<Vec<(usize, Job)>> {
     let mut layers: BTreeMap<usize, (usize, Vec<(usize, Job)>)> = BTreeMap::new();

@@ -44,6 +44,15 @@ impl Wire {
         self.map(RingTensor::last_row)
     }
 
+    /// Keeps the first rows alone.
+    pub(super) fn truncate(&mut self, rows: usize) {
+        self.share.truncate(rows);
+        if let Some(opened) = &mut self.opened {
+            opened.sum.truncate(rows);
+            opened.mask.truncate(rows);
+        }
+    }
+
     /// Puts rows behind the present ones; what was opened of one part alone is of no use.
     pub(super) fn append(&mut self, rows: &Self) {
         self.share.append(&rows.share);

@@ -192,6 +192,12 @@ impl RingTensor {
         Self::new(rows, cols, bits.unwrap_or(64), data)
     }
 
+    /// Keeps the first rows alone.
+    pub fn truncate(&mut self, rows: usize) {
+        self.rows = self.rows.min(rows);
+        self.data.truncate(self.rows * self.cols);
+    }
+
     /// Puts rows behind the present ones.
     pub fn append(&mut self, rows: &Self) {
         debug_assert_eq!(self.cols, rows.cols);
