@@ -168,13 +168,16 @@ impl Conditions {
     fn picoseconds(self, extension: Extension) -> u128 {
         let known = |value: u64, otherwise: u64| if value == 0 { otherwise } else { value };
         let transfers = known(self.transfers, TRANSFERS);
-        let bits = 8 * u128::from(setup_bytes(extension) + bytes(extension, transfers));
+        // A peer may say any numbers: nothing here wraps.
+        let bits = 8 * (u128::from(setup_bytes(extension)) + bytes(extension, transfers));
         let speed = u128::from(known(self.bits_per_second, BITS_PER_SECOND));
         let on_link = bits * 1_000_000_000_000 / speed;
-        let waiting = u128::from(rounds(extension) * self.round_trip_micros) * 1_000_000;
+        let waiting =
+            u128::from(rounds(extension)) * u128::from(self.round_trip_micros) * 1_000_000;
         let fits = secrets(extension) <= known(self.cache_bytes, CACHE_BYTES);
         let slower = if fits { 1 } else { BEYOND_CACHE };
-        let working = u128::from(transfers * slower) * u128::from(picoseconds_each(extension));
+        let working =
+            u128::from(transfers) * u128::from(slower) * u128::from(picoseconds_each(extension));
         on_link + waiting + working
     }
 }
@@ -212,7 +215,7 @@ fn setup_bytes(extension: Extension) -> u64 {
         return 0;
     };
     let first = LpnSet::B10;
-    let bootstrap = bytes(Extension::SoftSpoken(GroupBits::Four), first.seeds() as u64);
+    let bootstrap = bytes(Extension::SoftSpoken(GroupBits::Four), first.seeds() as u64) as u64;
     if set == first {
         return bootstrap;
     }
@@ -221,7 +224,7 @@ fn setup_bytes(extension: Extension) -> u64 {
 }
 
 /// Bytes of so many transfers of a direction.
-fn bytes(extension: Extension, transfers: u64) -> u64 {
+fn bytes(extension: Extension, transfers: u64) -> u128 {
     let milli_bits = match extension {
         Extension::SoftSpoken(k) => 1000 * (128 / k as u64 - 1),
         Extension::Silent(set) => {
@@ -229,7 +232,7 @@ fn bytes(extension: Extension, transfers: u64) -> u64 {
             (1000 * bits / (set.usable() * set.leaves())) as u64
         }
     };
-    (u128::from(transfers) * u128::from(milli_bits) / 8000) as u64
+    u128::from(transfers) * u128::from(milli_bits) / 8000
 }
 
 /// Rounds before the first transfer, beside those of all sources.
@@ -347,6 +350,19 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_numbers_of_a_peer_give_a_choice() {
+        for value in [0, 1, u64::MAX / 2, u64::MAX] {
+            let conditions = Conditions {
+                bits_per_second: value,
+                round_trip_micros: value,
+                cache_bytes: value,
+                transfers: value,
+            };
+            let _ = conditions.best();
+        }
+    }
 
     #[test]
     fn sizes_and_lists_of_processors_are_read() {

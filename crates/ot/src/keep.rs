@@ -4,7 +4,7 @@
 //! One party offers the ones that it kept ([`offer`]), the other looks for their other half
 //! ([`answer`]). Where both have it they are used again; else both make new ones, and both know why
 //! ([`Origin`]): a party without any, a backup that is older than the other's, a half of another
-//! pair. Three messages of 115 bytes in all, instead of two rounds of 8,256.
+//! pair. Three messages of 116 bytes in all, instead of two rounds of 8,256.
 //!
 //! ```no_run
 //! # use marill_net::Channel;

@@ -2,8 +2,8 @@
 //! hashed to bits, correlated transfers modulo a power of two, bit triples.
 //!
 //! # Functionality
-//! The parties E0 and E1 hold base transfers ([`base`]), made once and kept ([`keep`]). A
-//! [`Session`] expands them to any number of correlated transfers in both directions
+//! The parties E0 and E1 hold base transfers ([`base`]), made once and, where both keep them, used
+//! again ([`keep`]). A [`Session`] expands them to any number of correlated transfers in both directions
 //! ([`softspoken`], [`silent`]; both parties name the same one, [`plan`], or let link and machines
 //! choose, [`choose`]), hashes those at once to the bits that a protocol needs ([`stock`]), and
 //! spends them ([`transfer`]). What depends on no input can be made before an input is there
