@@ -26,12 +26,22 @@ const STEPS: [usize; 6] = [9, 1, 1, 7, 1, 2];
 /// Before these steps the session has waited.
 const TURNS: [usize; 2] = [3, 5];
 
-/// What the twin says behind all rows so far, computed from the beginning each time.
+/// What the twin says behind each step, its rows one by one behind the prompt.
 fn expected(world: &World) -> Vec<u32> {
-    let rows = |k| world.rows(k as u64, STEPS[k]);
+    let width = world.spec.hidden_size;
     let mut twin = Twin::new(world.public.clone(), world.private.clone());
-    let prompts = (1..=STEPS.len()).map(|n| (0..n).flat_map(rows).collect::<Vec<u64>>());
-    prompts.map(|all| twin.prefill(&all).unwrap()).collect()
+    let mut tokens = Vec::new();
+    for (k, &n) in STEPS.iter().enumerate() {
+        let rows = world.rows(k as u64, n);
+        tokens.push(match k {
+            0 => twin.prefill(&rows).unwrap(),
+            _ => {
+                let said = rows.chunks(width).map(|row| twin.decode(row).unwrap());
+                said.last().unwrap()
+            }
+        });
+    }
+    tokens
 }
 
 /// `waiting` is called while the session waits.
@@ -375,32 +385,54 @@ fn a_lost_session_starts_anew() {
     );
 }
 
-/// What the next tokens take is made behind an answer, and is part of what the next turn cost.
+/// Set-up, packing keys and the prompt were the first turn's.
 #[test]
-fn two_parties_prepare_while_the_user_reads() {
+fn a_turn_of_two_parties_costs_its_own_rows() {
     let served = Served::with(Setting::TwoParties, 1);
     let Services::Alone(server) = &served.services else {
         unreachable!("two parties were asked for")
     };
     let prompt = [1, 2, 3];
     let answer = ask(&served.client, &prompt, true, None);
-    wait_until("preparation", || (server.active(), server.kept()) == (0, 1));
+    wait_until("the rest", || (server.active(), server.kept()) == (0, 1));
     let further = next(&prompt, &answer);
     let kept = ask(&served.client, &further, true, None);
     assert_eq!(kept.cached_tokens, prompt.len() + 2);
     let [before, offline] = [&answer, &kept].map(|answer| answer.offline.unwrap());
-    // Set-up, keys and a prompt were the first turn's.
     assert!(
         offline.bytes > 0 && offline.bytes < before.bytes,
         "{before:?}, {offline:?}"
     );
-    assert!(offline.seconds > 0.0);
-    let sent = kept.prefill.bytes_sent + kept.decode.bytes_sent;
-    let received = kept.prefill.bytes_received + kept.decode.bytes_received;
-    assert!(
-        sent + received < offline.bytes,
-        "tokens came from what was prepared"
-    );
     let fresh = ask(&served.client, &further, false, None);
     assert_eq!(kept.tokens, fresh.tokens);
+}
+
+/// What a client that does not follow the rules may not do: rest for ever, or prepare for nothing.
+#[test]
+fn rests_and_preparations_without_steps_are_refused() {
+    let alone = Alone::new(|_| {});
+    let world = &alone.world;
+    let open = || {
+        let mut session = alone.opener(None).open().unwrap();
+        session.prefill(&world.rows(0, 4), 4).unwrap();
+        session
+    };
+    let mut session = open();
+    session.wait();
+    wait_until("the rest", || alone.server.kept() == 1);
+    session.wait();
+    wait_until("the end", || {
+        (alone.server.active(), alone.server.kept()) == (0, 0)
+    });
+    assert!(session.decode(&world.rows(1, 1)).is_err());
+
+    let mut session = open();
+    let most = session.prepare(100).unwrap();
+    assert_eq!(
+        session.prepare(1).unwrap(),
+        0,
+        "there is no room, which both know"
+    );
+    assert!(most <= 32, "{most}");
+    session.decode(&world.rows(1, 1)).unwrap();
 }

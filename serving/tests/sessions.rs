@@ -69,14 +69,18 @@ fn two_sessions_at_once_both_equal_the_twin_and_interleave() {
         world.opener_at(&world.parties.server, "a"),
         world.opener_at(&world.parties.server, "b"),
     ];
+    let both = std::sync::Barrier::new(2);
     thread::scope(|scope| {
         for (seed, opener) in (10..).zip(&openers) {
             let world = &world;
+            let both = &both;
             scope.spawn(move || {
                 let mut session = opener.open().unwrap();
                 wait_until("both sessions being open", || {
                     world.parties.active()[1] == 2
                 });
+                // Neither ends before the other has seen it.
+                both.wait();
                 let (tokens, _) = world.secure(&mut session, seed, 5, 4);
                 assert_eq!(tokens, world.twin(seed, 5, 4));
             });

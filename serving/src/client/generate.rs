@@ -149,11 +149,14 @@ impl Client {
         let _ = on_event(Event::Phase("session"));
         let started = Instant::now();
         let seen = kept.tokens.len();
-        let Some((mut session, mut prefix, offline_before)) = kept.wake() else {
-            return Ok(None);
-        };
+        let (mut session, mut prefix, offline_before) = kept.wake();
         let input = self.input(&mut prefix, &request.prompt[seen..])?;
-        session.expect(limit - 1);
+        // What is prepared is for single rows; a turn of several drops it.
+        let left = match request.prompt.len() - seen {
+            1 => session.prepared().unwrap_or(0).saturating_sub(1),
+            _ => 0,
+        };
+        session.expect((limit - 1).saturating_sub(left));
         let mut answer = Answer::begun(request, &session, started.elapsed());
         answer.cached_tokens = seen;
         let mut generation = Generation::new(self, request, limit, (session, prefix), answer);

@@ -2,13 +2,9 @@
 //!
 //! The server sees that the next turn belongs to the same conversation, how many tokens it adds and
 //! when it comes; the cached keys and values were opened under their masks when they were made, and
-//! are not opened again. Where client and server compute alone, both make what the next tokens will
-//! take while the user reads.
+//! are not opened again.
 
-use std::{
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use marill_mpc::Sampling;
 
@@ -20,11 +16,6 @@ use crate::client::{
 
 /// Less than the server's time, so that it does not end a session which is taken up just now.
 const SPARE: Duration = Duration::from_secs(2);
-/// Steps that are prepared for the next turn.
-const STEPS_AHEAD: usize = 32;
-/// Where so many are there, nothing is prepared.
-const ENOUGH: usize = 8;
-
 /// A prefix of a session that may wait.
 pub(super) type Borrowed = prefixes::Borrowed<KeptSession>;
 
@@ -38,23 +29,17 @@ pub(super) struct KeptSession {
     pub(super) prefix: Borrowed,
     /// [`SecureSession::offline`] at its answer's end.
     offline: Offline,
-    session: Option<Resting>,
+    session: SecureSession,
     until: Instant,
 }
 
 /// A session that goes on, its prefix, and what it had made before it rested.
 pub(super) type Woken = (SecureSession, Borrowed, Offline);
 
-enum Resting {
-    Ready(Box<SecureSession>),
-    /// None: it failed.
-    Preparing(JoinHandle<Option<Box<SecureSession>>>),
-}
-
 impl KeptSession {
     /// Lets a session rest for as long as its server keeps it.
     pub(super) fn new(
-        session: SecureSession,
+        mut session: SecureSession,
         prefix: Borrowed,
         tokens: Vec<u32>,
         sampling: Option<Sampling>,
@@ -62,13 +47,14 @@ impl KeptSession {
     ) -> Self {
         let positions = session.positions();
         let offline = session.offline().unwrap_or_default();
+        session.wait();
         Self {
             tokens,
             sampling,
             positions,
             prefix,
             offline,
-            session: rest(session),
+            session,
             until: Instant::now() + time.saturating_sub(SPARE),
         }
     }
@@ -87,13 +73,9 @@ impl KeptSession {
         goes_on && self.sampling == sampling && needed <= max_positions
     }
 
-    /// The session, once what is made for it is made; none where that failed.
-    pub(super) fn wake(mut self) -> Option<Woken> {
-        let session = match self.session.take()? {
-            Resting::Ready(session) => session,
-            Resting::Preparing(thread) => thread.join().ok().flatten()?,
-        };
-        Some((*session, self.prefix, self.offline))
+    /// The session, which goes on.
+    pub(super) fn wake(self) -> Woken {
+        (self.session, self.prefix, self.offline)
     }
 }
 
@@ -105,33 +87,5 @@ impl Waits for KeptSession {
 
     fn saves(&self) -> usize {
         self.tokens.len()
-    }
-}
-
-/// Tells the server to wait; before that both prepare, where there is something to prepare.
-fn rest(mut session: SecureSession) -> Option<Resting> {
-    let prepare = session.prepared().is_some_and(|steps| steps < ENOUGH);
-    if !prepare {
-        session.wait();
-        return Some(Resting::Ready(Box::new(session)));
-    }
-    let mut session = Box::new(session);
-    let run = move || match session.prepare(STEPS_AHEAD) {
-        Ok(_) => {
-            session.wait();
-            Some(session)
-        }
-        Err(error) => {
-            tracing::info!("nothing was prepared for the next turn: {error}");
-            None
-        }
-    };
-    match std::thread::Builder::new()
-        .name("prepare".into())
-        .spawn(run)
-    {
-        Ok(thread) => Some(Resting::Preparing(thread)),
-        // The session went with what was to run.
-        Err(_) => None,
     }
 }

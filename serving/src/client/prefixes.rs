@@ -4,7 +4,9 @@
 use std::{
     collections::VecDeque,
     ops::{Deref, DerefMut},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
 };
 
 use marill_model::Prefix;
@@ -30,11 +32,44 @@ struct State<W> {
     kept: VecDeque<W>,
     /// Who wants a prefix and has none.
     wanting: usize,
+    /// Whether a thread ends what waits too long.
+    swept: bool,
 }
+
+/// How often sessions that wait are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl<W> Pool<W> {
     fn lock(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: Waits> State<W> {
+    /// Takes out what has waited too long, to be dropped without the lock.
+    fn expired(&mut self) -> VecDeque<W> {
+        let all = std::mem::take(&mut self.kept);
+        let (old, kept) = all.into_iter().partition(W::is_over);
+        self.kept = kept;
+        old
+    }
+}
+
+/// Ends what has waited too long, until nothing waits: tokens and activations of a conversation do
+/// not outlive its session.
+fn sweep<W: Waits>(pool: &Weak<Pool<W>>) {
+    loop {
+        thread::sleep(LOOK);
+        let Some(pool) = pool.upgrade() else { return };
+        let mut state = pool.lock();
+        let old = state.expired();
+        state.swept = !state.kept.is_empty();
+        let goes_on = state.swept;
+        drop(state);
+        drop(old);
+        if !goes_on {
+            return;
+        }
     }
 }
 
@@ -44,6 +79,7 @@ impl<W: Waits> Prefixes<W> {
             idle: prefixes,
             kept: VecDeque::new(),
             wanting: 0,
+            swept: false,
         };
         Self(Arc::new(Pool {
             state: Mutex::new(state),
@@ -85,9 +121,7 @@ impl<W: Waits> Prefixes<W> {
     /// too long.
     pub(super) fn resume(&self, fits: impl Fn(&W) -> bool) -> Option<W> {
         let mut state = self.0.lock();
-        let all = std::mem::take(&mut state.kept);
-        let (old, kept): (VecDeque<W>, _) = all.into_iter().partition(W::is_over);
-        state.kept = kept;
+        let old = state.expired();
         let places = state.kept.iter().enumerate().filter(|(_, kept)| fits(kept));
         let best = places
             .max_by_key(|(_, kept)| kept.saves())
@@ -99,13 +133,21 @@ impl<W: Waits> Prefixes<W> {
     }
 
     /// Lets a session wait, unless another one wants its prefix.
-    pub(super) fn keep(&self, session: W) {
+    pub(super) fn keep(&self, session: W)
+    where
+        W: Send + 'static,
+    {
         let mut state = self.0.lock();
-        if state.wanting == 0 {
-            state.kept.push_back(session);
-        } else {
+        if state.wanting > 0 {
             drop(state);
             drop(session);
+            return;
+        }
+        state.kept.push_back(session);
+        if !state.swept {
+            let pool = Arc::downgrade(&self.0);
+            let sweeper = thread::Builder::new().name("kept".into());
+            state.swept = sweeper.spawn(move || sweep(&pool)).is_ok();
         }
     }
 

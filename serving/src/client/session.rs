@@ -138,10 +138,11 @@ impl SecureSession {
         let before = self.cost();
         let width = self.spec.hidden_size;
         let rows = boundary.len() / width;
-        // What was made or written early is for one row: the first rows take it.
+        // What a dealer wrote early is for one row: the first one takes it. Two parties drop what
+        // they prepared for single rows, each of which would take as many rounds as the whole turn.
         let alone = match &self.inner {
-            Inner::Own { .. } => 1,
-            Inner::TwoParty { session, .. } => session.prepared().min(rows),
+            Inner::TwoParty { .. } if rows > 1 => 0,
+            Inner::Own { .. } | Inner::TwoParty { .. } => 1,
             Inner::Shared(_) => return Err(SessionError::KeepsNothing),
         };
         let rest = rows - alone;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed};
+use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed, spec::MAX_POSITIONS};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::Zeroizing;
@@ -142,6 +142,9 @@ fn stream(
             Step::DecodeBefore { rows } => rows,
             _ => 1,
         };
+        if step.rows().max(next) > MAX_POSITIONS {
+            return Err(bad(format!("a step of more than {MAX_POSITIONS} rows")).into());
+        }
         pace.step(step.rows() + next);
         let began = Instant::now();
         match (step, early.take()) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty, two_party::STEPS_AHEAD};
+use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
@@ -544,6 +544,8 @@ fn serve(
         reason,
     };
     let mut positions = 0;
+    // Whether a step came since the session rested.
+    let mut stepped = false;
     let mut charging = Charging::new(&server.state, principal.cloned());
     loop {
         let frame = client.recv().map_err(SessionError::net(CLIENT))?;
@@ -555,7 +557,11 @@ fn serve(
                 return Err(bad(format!("a prefill of {bucket} is not possible now")).into());
             }
             _ if positions == 0 => return Err(bad("a decode before the prefill".into()).into()),
+            Step::Wait if !stepped => {
+                return Err(bad("a second rest without a step between".into()).into());
+            }
             Step::Wait => {
+                stepped = false;
                 charging.settle();
                 match rest(server, client, source, (pace, held))? {
                     true => continue,
@@ -569,8 +575,14 @@ fn serve(
             Step::Decode | Step::DecodeBefore { .. } | Step::Extend { .. } => {}
         }
         let rows = step.rows();
+        // With those that it says will follow.
+        let next = match step {
+            Step::DecodeBefore { rows } => rows,
+            _ => 0,
+        };
+        stepped = true;
         positions += rows;
-        if positions > spec.max_positions {
+        if positions.saturating_add(next) > spec.max_positions {
             return Err(bad(format!("more than {} positions", spec.max_positions)).into());
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
@@ -599,7 +611,16 @@ fn prepare(
         }
         .into());
     };
-    let granted = charging.pay_up_to(steps.min(STEPS_AHEAD) as u64)?;
+    let room = session.room_to_prepare();
+    if steps > room {
+        let reason = format!("{steps} steps to prepare, where there is room for {room}");
+        return Err(SessionError::BadMessage {
+            peer: CLIENT,
+            reason,
+        }
+        .into());
+    }
+    let granted = charging.pay_up_to(steps as u64)?;
     pace.step(granted as usize);
     send_granted(client, CLIENT, granted as usize)?;
     let made = session
