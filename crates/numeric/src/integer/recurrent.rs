@@ -8,8 +8,10 @@
 //! secrets an element, and is rounded once.
 //!
 //! A matrix has a power of two of its own, so that its largest weight has 7 bits; its sums are
-//! rounded half up to 16 bits. [`FastGrnn::quantize`] chooses the scales by bounds, so that no
-//! value leaves its width; a program that is given others wraps, as two parties' shares do.
+//! rounded half up to 16 bits. [`FastGrnn::quantize`] chooses the scales by bounds on inputs and
+//! states, but for the arguments of sigmoid and tangent, which have 9 fractional bits whatever
+//! their bound: sums of 64 and more in magnitude wrap, as states of 8 and more do. The program
+//! does not notice; two parties' shares wrap as it does.
 
 use super::{CurveTables, Shape};
 use crate::fixed::{low_mask, sign_extend};

@@ -12,7 +12,8 @@ use crate::commands::bench::{
 
 const ABOUT: &str = "\
 Client and server alone, in both directions: what a step sends, its share of what is made ahead for
-32 tokens, and its transfers; set-up is not in it (8.4 MB each way a session). Embedding and output
+32 tokens, and its transfers, but for the rounds in which those are extended (some 35 a layer and
+token); set-up is not in it (8.4 MB each way a session). Embedding and output
 head are public here. Seconds are the waiting alone, as counted. Nothing was timed for this table;
 processor times are in [two parties](../two-party.md). What a private layer costs is its gates, so
 low rank saves nothing here and freezing all that it freezes.";
