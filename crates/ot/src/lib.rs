@@ -3,11 +3,11 @@
 //!
 //! # Functionality
 //! The parties E0 and E1 hold base transfers ([`base`]), made once and, where both keep them, used
-//! again ([`keep`]). A [`Session`] expands them to any number of correlated transfers in both directions
-//! ([`softspoken`], [`silent`]; both parties name the same one, [`plan`], or let link and machines
-//! choose, [`choose`]), hashes those at once to the bits that a protocol needs ([`stock`]), and
-//! spends them ([`transfer`]). What depends on no input can be made before an input is there
-//! ([`Session::prepare`]); what is missing is made when it is asked for.
+//! again ([`keep`]). A [`Session`] expands them to any number of correlated transfers in both
+//! directions ([`softspoken`], [`silent`]; both parties name the same one, [`plan`], or let link
+//! and machines choose, [`choose`]), hashes those at once to the bits that a protocol needs
+//! ([`stock`]), and spends them ([`transfer`]). What depends on no input can be made before an
+//! input is there ([`Session::prepare`]); what is missing is made when it is asked for.
 //!
 //! # Security
 //! Semi-honest, 128 bits computational; transfers have no statistical error. A source of transfers
