@@ -140,7 +140,8 @@ pub fn offer<C: Channel>(
     message.extend(own);
     link.send(STEP, &message)?;
     let answer = link.receive(STEP, ANSWER_BYTES)?;
-    let (verdict, rest) = (answer[0], &answer[1..]);
+    let verdict = answer[0];
+    let rest = &answer[1..];
     let (peer, proof) = rest.split_at(NONCE_BYTES);
     let challenge = [&own[..], peer].concat();
     let verdict = match (&saved, verdict) {
