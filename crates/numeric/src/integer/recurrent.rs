@@ -115,7 +115,7 @@ fn value(real: f32, scale: u32) -> u64 {
 fn narrowed(matrix: &[f32], columns: usize) -> Result<(Vec<u64>, u32, f64), RangeError> {
     let largest = matrix.iter().fold(0.0f32, |most, w| most.max(w.abs()));
     if !largest.is_finite() || largest > 127.0 {
-        return Err(RangeError { largest });
+        return Err(RangeError::Weight { largest });
     }
     let scale = (127.0 / f64::from(largest.max(1e-4))).log2().floor() as u32;
     let weights = matrix.iter().map(|w| {
@@ -130,19 +130,29 @@ fn narrowed(matrix: &[f32], columns: usize) -> Result<(Vec<u64>, u32, f64), Rang
     Ok((weights.collect(), scale, sum))
 }
 
-/// A weight that 8 bits do not hold.
+/// A network that this program's widths do not hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RangeError {
-    pub largest: f32,
+pub enum RangeError {
+    /// A weight that 8 bits do not hold.
+    Weight { largest: f32 },
+    /// Sums so large that the arguments of sigmoid and tangent are left with fewer than 9
+    /// fractional bits.
+    Argument { fractional_bits: u32 },
 }
 
 impl std::fmt::Display for RangeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "a weight of {}, where 127 is the largest of 8 bits",
-            self.largest
-        )
+        match self {
+            Self::Weight { largest } => write!(
+                f,
+                "a weight of {largest}, where 127 is the largest of 8 bits"
+            ),
+            Self::Argument { fractional_bits } => write!(
+                f,
+                "an argument of sigmoid and tangent with {fractional_bits} fractional bits, where \
+                 {ARGUMENT} are needed"
+            ),
+        }
     }
 }
 
@@ -152,7 +162,8 @@ impl FastGrnn {
     /// The integer program of a network whose inputs are below `input_bound` in magnitude.
     ///
     /// # Errors
-    /// [`RangeError`] for a weight that is not finite or above 127.
+    /// [`RangeError`] for a weight that is not finite or above 127, and for sums that leave too few
+    /// fractional bits.
     ///
     /// # Panics
     /// When matrices and biases do not fit each other.
@@ -174,6 +185,10 @@ impl FastGrnn {
             // Into sigmoid and tangent, or as many fractional bits as the bound leaves.
             let room = (VALUE_BITS - 1).saturating_sub(whole_bits(bound));
             let wanted = if i == 1 || i == 3 { ARGUMENT } else { room };
+            if (i == 1 || i == 3) && before.0 + scale < ARGUMENT {
+                let fractional_bits = before.0 + scale;
+                return Err(RangeError::Argument { fractional_bits });
+            }
             let shift = (before.0 + scale).saturating_sub(wanted);
             let out = before.0 + scale - shift;
             linear.push(Linear {
@@ -420,5 +435,16 @@ mod tests {
             error.to_string(),
             "a weight of 128.5, where 127 is the largest of 8 bits"
         );
+    }
+
+    #[test]
+    fn sums_that_leave_too_few_bits_are_refused() {
+        let mut network = real(8);
+        // The largest weights of 8 bits: scale 0 behind sums that have few bits left.
+        for matrix in [0, 1] {
+            network.linear[matrix].0.fill(127.0);
+        }
+        let error = FastGrnn::quantize(&network, 64.0).err().unwrap();
+        assert!(matches!(error, RangeError::Argument { .. }), "{error}");
     }
 }
