@@ -1,22 +1,16 @@
 //! Messages that are changed, cut, repeated, moved or never sent: an error within the time limit at
 //! the client, whatever the message; never a panic, never a wait without an end, never a class.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use marill_crypto::Seed;
 use marill_image_networks::{Format, Input, Plan, Size, Weights, resnet50, run};
-use marill_net::{Channel, NetError};
 use marill_ot::{
     BaseOts, Extension, Link, Session,
     softspoken::GroupBits,
     world::{LIMIT as LONG, MemoryEnd, memory_ends, run_on},
 };
+use marill_testkit::faults::{Fault, FaultyEnd};
 use marill_two_party::Radix;
 
 /// What a party waits where a fault is expected; a step of the network takes some milliseconds.
@@ -24,54 +18,6 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// A silent peer costs the limit once at each party; the rest is the run.
 const MOST: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Changed,
-    Cut,
-    Repeated,
-    /// After the one that follows.
-    Moved,
-    Silent,
-}
-
-/// An end that does something to one of the frames that it sends.
-struct Faulty {
-    end: MemoryEnd,
-    sent: Arc<AtomicUsize>,
-    fault: Option<(usize, Fault)>,
-    held: Option<Vec<u8>>,
-}
-
-impl Channel for Faulty {
-    fn send(&mut self, mut frame: Vec<u8>) -> Result<(), NetError> {
-        let at = self.sent.fetch_add(1, Ordering::Relaxed);
-        let held = self.held.take();
-        match self.fault {
-            Some((place, fault)) if place == at => match fault {
-                Fault::Changed => {
-                    let middle = frame.len() / 2;
-                    frame[middle] ^= 1;
-                }
-                Fault::Cut => frame.truncate(frame.len() - 1),
-                Fault::Repeated => self.end.send(frame.clone())?,
-                Fault::Moved => {
-                    self.held = Some(frame);
-                    return Ok(());
-                }
-                Fault::Silent => return Ok(()),
-            },
-            Some((place, Fault::Silent)) if place < at => return Ok(()),
-            _ => {}
-        }
-        self.end.send(frame)?;
-        held.map_or(Ok(()), |held| self.end.send(held))
-    }
-
-    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
-        self.end.recv()
-    }
-}
 
 /// A network that takes few messages, and every kind of them.
 struct World {
@@ -99,7 +45,7 @@ impl World {
         Self { plan, weights }
     }
 
-    fn party(&self, mut link: Link<Faulty>) -> Result<Option<Vec<u64>>, String> {
+    fn party(&self, mut link: Link<FaultyEnd<MemoryEnd>>) -> Result<Option<Vec<u64>>, String> {
         let pixels = vec![100; self.plan.network().input_count()];
         let input = match link.party() {
             marill_ot::Party::E0 => Input::Client(&pixels),
@@ -116,21 +62,19 @@ impl World {
     /// With a fault of a party, at one of its frames.
     fn run(&self, fault: Option<(usize, usize, Fault)>) -> Ran {
         let (own, other) = memory_ends(fault.map_or(LONG, |_| LIMIT));
-        let counters = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
-        let end = |party: usize, end| Faulty {
-            end,
-            sent: Arc::clone(&counters[party]),
-            fault: fault.and_then(|(of, at, fault)| (of == party).then_some((at, fault))),
-            held: None,
+        let of = |party| {
+            let (of, at, fault) = fault?;
+            (of == party).then_some((at, fault))
         };
-        let ends = [end(0, own), end(1, other)];
-        let [own, other] = ends;
+        let own = FaultyEnd::new(own, of(0));
+        let other = FaultyEnd::new(other, of(1));
+        let sent = [own.frames(), other.frames()];
         let started = Instant::now();
         let (client, _) = run_on(own, other, |link| self.party(link), |link| self.party(link));
         assert!(started.elapsed() < MOST, "{fault:?}");
         Ran {
             client,
-            sent: [0, 1].map(|party: usize| counters[party].load(Ordering::Relaxed)),
+            sent: sent.map(|frames| frames.take().len()),
         }
     }
 }
@@ -149,11 +93,11 @@ fn faulty_messages_end_in_errors_at_the_client() {
         // behind the comparison of transcripts.
         let last = frames - 1 - party;
         let places = [0, 1, 2, last / 2, last];
-        for fault in [Fault::Changed, Fault::Cut, Fault::Repeated, Fault::Moved] {
+        for fault in [Fault::Flip, Fault::Cut, Fault::Repeat, Fault::Move] {
             for place in places {
                 let ran = world.run(Some((party, place, fault)));
                 // Repeating or holding the last frame of all changes nothing that is read.
-                let unread = party == 0 && place == last && fault == Fault::Repeated;
+                let unread = party == 0 && place == last && fault == Fault::Repeat;
                 assert!(
                     unread || ran.client.is_err(),
                     "{fault:?} at {place} of party {party}"
@@ -169,7 +113,7 @@ fn a_silent_peer_is_an_error_within_the_limit() {
     let frames = world.run(None).sent;
     for (party, frames) in frames.into_iter().enumerate() {
         for place in [0, frames / 2, frames - 1] {
-            let ran = world.run(Some((party, place, Fault::Silent)));
+            let ran = world.run(Some((party, place, Fault::Silence)));
             // Whoever waits for the silent party says so.
             match ran.client {
                 Ok(class) => panic!("{class:?} from a silent peer at {place}"),

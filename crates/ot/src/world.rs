@@ -1,8 +1,6 @@
 //! Both parties in one process, for tests and measurements: two threads, a channel in memory with a
 //! limit on silence, and the longest chain of messages measured beside the declared rounds.
 
-mod faults;
-
 use std::{
     sync::{
         Arc,
@@ -15,7 +13,6 @@ use std::{
 
 use marill_net::{Channel, NetError};
 
-pub use self::faults::{Fault, FaultyEnd, Frames};
 use crate::link::{Link, Party};
 
 /// A frame and how many messages led to it.

@@ -8,11 +8,12 @@ use marill_ot::{
     BaseOts, Bits, Extension, Link, LpnSet, OtError, Party, Phase, Plan, Session,
     softspoken::GroupBits,
     transfer::{And, and},
-    world::{Fault, FaultyEnd, LIMIT, MemoryEnd, memory_ends, run_on},
+    world::{LIMIT, MemoryEnd, memory_ends, run_on},
 };
+use marill_testkit::faults::{Fault, FaultyEnd};
 
 /// A whole small session; both confirm before they believe a result.
-fn session(mut link: Link<FaultyEnd>, plan: impl Plan) -> Result<u64, OtError> {
+fn session(mut link: Link<FaultyEnd<MemoryEnd>>, plan: impl Plan) -> Result<u64, OtError> {
     let base = BaseOts::establish(&mut link)?;
     let mut session = Session::begin(link, &base, plan)?;
     let bits = Bits::ones(64);

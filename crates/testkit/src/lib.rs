@@ -5,6 +5,8 @@
 //! ships reaches it. Each crate asks for the features that its tests need, so that the secure
 //! program's own tests compile without candle and without the services.
 
+#[cfg(feature = "faults")]
+pub mod faults;
 #[cfg(feature = "models")]
 pub mod models;
 #[cfg(feature = "parties")]

@@ -13,8 +13,9 @@ use std::{
 use marill_ot::{
     BaseOts, Link, OtError, Session,
     softspoken::GroupBits,
-    world::{Fault, FaultyEnd, LIMIT, memory_ends, run, run_on},
+    world::{LIMIT, MemoryEnd, memory_ends, run, run_on},
 };
+use marill_testkit::faults::{Fault, FaultyEnd};
 
 use self::protocols::{PROTOCOLS, Protocol};
 
@@ -40,7 +41,7 @@ fn ran(
     let own = FaultyEnd::new(own, faults[0]);
     let other = FaultyEnd::new(other, faults[1]);
     let frames = [own.frames(), other.frames()];
-    let party = |link: Link<FaultyEnd>| {
+    let party = |link: Link<FaultyEnd<MemoryEnd>>| {
         let base = BaseOts::from_bytes(&bases[link.party() as usize]).unwrap();
         let mut session = Session::begin(link, &base, GroupBits::Four)?;
         protocol(&mut session, n)?;

@@ -1,7 +1,8 @@
 //! Every protocol family once, on the same inputs of `n` instances at both parties.
 
 use marill_numeric::integer::{Power, Shape};
-use marill_ot::world::FaultyEnd;
+use marill_ot::world::MemoryEnd;
+use marill_testkit::faults::FaultyEnd;
 use marill_two_party::{
     ArgMax, Average, Bits, Combination, Combine, Comparisons, CrossTerm, Curve, Decompose, Digits,
     Divide, DivideBy, Equal, Exp, Extend, Factor, Function, Greater, LeadingOne, Maximum,
@@ -11,7 +12,7 @@ use marill_two_party::{
     lookup::{OneHots, SharedBits, Table, lookup},
 };
 
-type Own = Session<FaultyEnd, marill_ot::SoftSpoken>;
+type Own = Session<FaultyEnd<MemoryEnd>, marill_ot::SoftSpoken>;
 
 /// A protocol whose results nobody looks at.
 pub type Protocol = fn(&mut Own, usize) -> Result<(), OtError>;

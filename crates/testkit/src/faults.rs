@@ -1,4 +1,5 @@
-//! An end in memory that keeps what it sends, and one of whose frames suffers a fault on its way.
+//! An end of a channel that keeps what it sends, and one of whose frames suffers a fault on its
+//! way.
 
 use std::{
     mem,
@@ -6,8 +7,6 @@ use std::{
 };
 
 use marill_net::{Channel, NetError};
-
-use super::MemoryEnd;
 
 /// What happens to one frame on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +57,17 @@ impl Frames {
 }
 
 /// An end whose `at`-th frame suffers a fault.
-pub struct FaultyEnd {
-    inner: MemoryEnd,
+pub struct FaultyEnd<C> {
+    inner: C,
     fault: Option<(usize, Fault)>,
     sent: usize,
     moved: Option<Vec<u8>>,
     frames: Frames,
 }
 
-impl FaultyEnd {
+impl<C: Channel> FaultyEnd<C> {
     #[must_use]
-    pub fn new(inner: MemoryEnd, fault: Option<(usize, Fault)>) -> Self {
+    pub fn new(inner: C, fault: Option<(usize, Fault)>) -> Self {
         Self {
             inner,
             fault,
@@ -85,7 +84,7 @@ impl FaultyEnd {
     }
 }
 
-impl Channel for FaultyEnd {
+impl<C: Channel> Channel for FaultyEnd<C> {
     fn send(&mut self, mut frame: Vec<u8>) -> Result<(), NetError> {
         self.frames.push(&frame);
         let now = self.sent;
