@@ -50,8 +50,16 @@ fn parameters() -> SessionParameters {
 }
 
 pub(crate) fn steps() -> Vec<Vec<u8>> {
-    let prefill = Step::Prefill { bucket: 64 };
-    [prefill, Step::Decode, Step::End].map(Step::encode).into()
+    let all = [
+        Step::Prefill { bucket: 64 },
+        Step::Decode,
+        Step::End,
+        Step::DecodeBefore { rows: 3 },
+        Step::Extend { rows: 3 },
+        Step::Prepare { steps: 32 },
+        Step::Wait,
+    ];
+    all.map(Step::encode).into()
 }
 
 /// Keeps the one frame that is sent.
@@ -178,6 +186,10 @@ pub(crate) fn transcripts() -> Vec<Vec<u8>> {
     vec![crate::wire::record()]
 }
 
+pub(crate) fn two_party_transcripts() -> Vec<Vec<u8>> {
+    vec![crate::two_party::record()]
+}
+
 /// A WebSocket frame: masked where a client sends it.
 fn ws(masked: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = u8::from(masked) << 7;
@@ -250,7 +262,7 @@ struct Sealed {
 }
 
 /// The smallest program, so that the file is small.
-fn smallest_spec() -> ProgramSpec {
+pub(crate) fn smallest_spec() -> ProgramSpec {
     ProgramSpec {
         hidden_size: 8,
         intermediate_size: 8,

@@ -12,10 +12,14 @@ pub mod corpus;
 mod files;
 mod messages;
 pub mod mutate;
+mod reports;
+mod two_party;
 mod wire;
 
 pub use files::{checkpoint_config, data_rows, gguf, manifest, recipe, safetensors, sealed_file};
 pub use messages::{endpoint, handshake, masked_adapter, step, ticket};
+pub use reports::{calibration, curve, key_file, network_weights, scores};
+pub use two_party::{kept_transfers, lattice_messages, two_party_frames};
 pub use wire::{http_head, protocol_frames, websocket, websocket_handshake};
 
 /// A parser as the drivers see it.
@@ -130,5 +134,53 @@ pub const TARGETS: &[Target] = &[
         run: data_rows,
         corpus: corpus::data_rows,
         limit: 16 * MIB,
+    },
+    Target {
+        name: "two_party_frames",
+        run: two_party_frames,
+        corpus: corpus::two_party_transcripts,
+        limit: 64 * MIB,
+    },
+    Target {
+        name: "lattice_messages",
+        run: lattice_messages,
+        corpus: two_party::messages,
+        limit: 64 * MIB,
+    },
+    Target {
+        name: "kept_transfers",
+        run: kept_transfers,
+        corpus: two_party::kept,
+        limit: MIB,
+    },
+    Target {
+        name: "calibration",
+        run: calibration,
+        corpus: reports::calibrations,
+        limit: MIB,
+    },
+    Target {
+        name: "curve",
+        run: curve,
+        corpus: reports::curves,
+        limit: MIB,
+    },
+    Target {
+        name: "scores",
+        run: scores,
+        corpus: reports::score_files,
+        limit: 4 * MIB,
+    },
+    Target {
+        name: "key_file",
+        run: key_file,
+        corpus: reports::key_files,
+        limit: MIB,
+    },
+    Target {
+        name: "network_weights",
+        run: network_weights,
+        corpus: reports::networks,
+        limit: 8 * MIB,
     },
 ];

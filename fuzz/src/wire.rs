@@ -93,7 +93,7 @@ pub fn http_head(bytes: &[u8]) {
 }
 
 /// A server that says what stands in a script, whatever it is told, and is then gone.
-struct Script(VecDeque<Vec<u8>>);
+pub(crate) struct Script(pub(crate) VecDeque<Vec<u8>>);
 
 impl Channel for Script {
     fn send(&mut self, _frame: Vec<u8>) -> Result<(), NetError> {
@@ -106,9 +106,9 @@ impl Channel for Script {
 }
 
 /// A channel that writes down what it receives, as [`protocol_frames`] reads it.
-struct Recorder {
-    inner: MemoryChannel,
-    script: Arc<Mutex<Vec<u8>>>,
+pub(crate) struct Recorder {
+    pub(crate) inner: MemoryChannel,
+    pub(crate) script: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Channel for Recorder {
@@ -161,6 +161,11 @@ fn run_client(server: impl Channel + 'static) -> Result<u32, ProtocolError> {
 /// A server's frames to a client: length, frame, length, frame. The client's seeds are fixed, so a
 /// recorded session goes on behind a frame whose bytes were changed.
 pub fn protocol_frames(bytes: &[u8]) {
+    let _ = run_client(Script(frames(bytes)));
+}
+
+/// Frames behind their lengths, as a [`Recorder`] writes them.
+pub(crate) fn frames(bytes: &[u8]) -> VecDeque<Vec<u8>> {
     let mut frames = VecDeque::new();
     let mut rest = bytes;
     while let Some((length, behind)) = rest.split_first_chunk::<4>() {
@@ -169,7 +174,7 @@ pub fn protocol_frames(bytes: &[u8]) {
         frames.push_back(frame.to_vec());
         rest = behind;
     }
-    let _ = run_client(Script(frames));
+    frames
 }
 
 /// What a server says to that client.
