@@ -89,3 +89,20 @@ fn every_link_of_every_page_leads_somewhere() {
     // The index alone links more than ten pages; fewer would mean that links are not found.
     assert!(checked > 20, "only {checked} links were found");
 }
+
+#[test]
+fn the_page_of_recipe_keys_is_what_the_program_says() {
+    let output = Command::new(env!("CARGO_BIN_EXE_marill"))
+        .args(["recipes", "keys", "--markdown"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let page = String::from_utf8(output.stdout).unwrap();
+    let path = root().join("docs/recipe.md");
+    if std::env::var_os("INSTA_UPDATE").is_some_and(|value| value == "always") {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap();
+    let again = "`INSTA_UPDATE=always cargo test -p marill --test pages` writes it anew";
+    assert!(written == page, "docs/recipe.md is out of date: {again}");
+}

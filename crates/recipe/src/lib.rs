@@ -24,3 +24,4 @@ pub use recipe::{
     Format, Freeze, Grouping, Heads, Init, KeepLogits, Lora, LoraInit, Method, Model, Optimizer,
     Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train, TrainOn,
 };
+pub use schema::about::{Key, keys};

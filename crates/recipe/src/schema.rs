@@ -1,6 +1,7 @@
 //! Checks a recipe against a table of its keys, so that every mistake is reported at once and with
 //! its place.
 
+pub mod about;
 mod checker;
 mod conditions;
 mod hints;

@@ -1,4 +1,6 @@
-//! `marill recipes`: the recipes inside the program.
+//! `marill recipes`: the recipes inside the program, and what their keys mean.
+
+mod keys;
 
 use std::{
     path::{Path, PathBuf},
@@ -66,6 +68,8 @@ enum Command {
         /// [default: NAME.toml]
         to: Option<PathBuf>,
     },
+    /// Say what each key of a recipe means, takes and is when left out
+    Keys(keys::Args),
     /// Report every mistake of a recipe file
     Validate {
         file: PathBuf,
@@ -87,6 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("{}", table.markdown());
         }
         Command::Cp { name, to } => copy(&name, to)?,
+        Command::Keys(args) => keys::run(&args)?,
         Command::Validate { file, set } => {
             let recipe = Recipe::read(&file, &set).map_err(|e| BadInput(e.into()))?;
             crate::commands::eval::chosen::check(&recipe)?;
