@@ -7,3 +7,4 @@ pub mod model_dir;
 pub mod network;
 pub mod services;
 pub mod target;
+pub mod variables;

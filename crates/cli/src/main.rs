@@ -10,13 +10,14 @@ mod process;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use marill_serving::wipe::{WipingAllocator, hold_secrets};
 
 use crate::{
+    args::variables::{refuse_unknown_variables, with_variables},
     commands::{
         ablate, bench, chat, dealer, demo, doctor, eval, export, gateway, generate, inspect, keys,
-        party, plan, recipes, serve, state, train,
+        man, party, plan, recipes, serve, state, train, up,
     },
     output::failure,
 };
@@ -64,6 +65,8 @@ enum Command {
     Party(party::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
+    /// Start dealer, server and gateway on this machine from one file: a demonstration
+    Up(up::Args),
     /// Hold a private conversation in the terminal
     Chat(chat::Args),
     /// Get one private answer to one prompt
@@ -79,6 +82,8 @@ enum Command {
     Recipes(recipes::Args),
     /// Check this machine
     Doctor(doctor::Args),
+    /// Write manual pages into a folder
+    Man(man::Args),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -103,7 +108,12 @@ impl Command {
             | Self::Keys(_)
             | Self::State(_)
             | Self::Eval(_) => false,
-            Self::Demo(_) | Self::Recipes(_) | Self::Doctor(_) | Self::Completions { .. } => false,
+            Self::Demo(_)
+            | Self::Recipes(_)
+            | Self::Doctor(_)
+            | Self::Up(_)
+            | Self::Man(_)
+            | Self::Completions { .. } => false,
         }
     }
 }
@@ -126,10 +136,18 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
+/// What the command line and the environment say; ends the process where that is not understood.
+fn parse() -> Cli {
+    let mut program = with_variables(Cli::command());
+    let matches = program.get_matches_mut();
+    refuse_unknown_variables(&mut program, &matches);
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
+}
+
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
     compat::read_former_variables();
-    let cli = Cli::parse();
+    let cli = parse();
     if cli.command.holds_secrets() {
         hold_secrets();
     }
@@ -145,6 +163,7 @@ fn main() -> ExitCode {
         Command::Dealer(args) => dealer::run(args),
         Command::Party(args) => party::run(args),
         Command::Gateway(args) => gateway::run(args),
+        Command::Up(args) => up::run(&args, &Cli::command()),
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
@@ -152,6 +171,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "marill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

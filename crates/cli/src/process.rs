@@ -27,6 +27,54 @@ impl Service {
         self.child.id()
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Starts `marill ARGS...` with these variables beside this process's own, waits until it says
+    /// where it listens, and passes on all that it says, before and after.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_aloud(
+        name: &'static str,
+        args: &[&str],
+        folder: &Path,
+        variables: &[(String, String)],
+        limit: Duration,
+        say: impl Fn(&str) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let mut command = own(args)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.current_dir(folder);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let mut service = Self::spawn(name, command)?;
+        service.url = service.hear(limit, &mut |line| say(line))?;
+        let (_, nothing) = mpsc::channel();
+        let heard = std::mem::replace(&mut service.heard, nothing);
+        std::thread::spawn(move || heard.iter().for_each(|line| say(&line)));
+        Ok(service)
+    }
+
+    /// Whether the process is there no more.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        let status = self.child.try_wait();
+        Ok(status
+            .with_context(|| format!("cannot see after the {}", self.name))?
+            .is_some())
+    }
+
+    /// SIGTERM, at which services let their sessions end. No error: it may have ended by itself.
+    pub fn ask_to_end(&self) {
+        let pid = i32::try_from(self.child.id()).ok();
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
     /// Starts `marill ARGS...` and waits until it says where it listens.
     ///
     /// # Errors
@@ -82,17 +130,25 @@ impl Service {
     }
 
     fn wait_until_it_listens(mut self) -> anyhow::Result<Self> {
+        self.url = self.hear(START_TIMEOUT, &mut |_| ())?;
+        Ok(self)
+    }
+
+    /// Where it listens, after what it says before, with so much time between two lines.
+    fn hear(&self, limit: Duration, say: &mut dyn FnMut(&str)) -> anyhow::Result<String> {
         let mut said = Vec::new();
         loop {
-            match self.heard.recv_timeout(START_TIMEOUT) {
-                Ok(line) => match line.split_once(LISTENING) {
-                    Some((_, url)) => {
-                        let url = url.split_whitespace().next();
-                        self.url = url.unwrap_or_default().to_string();
-                        return Ok(self);
+            match self.heard.recv_timeout(limit) {
+                Ok(line) => {
+                    say(&line);
+                    match line.split_once(LISTENING) {
+                        Some((_, url)) => {
+                            let url = url.split_whitespace().next();
+                            return Ok(url.unwrap_or_default().to_string());
+                        }
+                        None => said.push(line),
                     }
-                    None => said.push(line),
-                },
+                }
                 Err(_) => bail!("the {} did not start: {}", self.name, said.join("; ")),
             }
         }

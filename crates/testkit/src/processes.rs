@@ -205,6 +205,11 @@ fn exchange(authority: &str, request: &str) -> (String, String) {
     (parts.0.to_string(), parts.1.to_string())
 }
 
+/// The head and body of the answer to an object that is posted to whoever listens there.
+pub fn post_to(authority: &str, path: &str, body: &Value) -> (String, String) {
+    exchange(authority, &post(path, body))
+}
+
 /// A running service, killed when dropped.
 pub struct Service {
     child: Child,
