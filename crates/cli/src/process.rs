@@ -4,14 +4,19 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
-    time::Duration,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const LISTENING: &str = "listening on ";
+/// How often a wait looks whether it should go on.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A service that ends with this value.
 pub struct Service {
@@ -32,7 +37,8 @@ impl Service {
     }
 
     /// Starts `marill ARGS...` with these variables beside this process's own, waits until it says
-    /// where it listens, and passes on all that it says, before and after.
+    /// where it listens, and passes on all that it says, before and after. It waits `limit` for a
+    /// line, and no longer once `stop` is set.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -41,7 +47,7 @@ impl Service {
         args: &[&str],
         folder: &Path,
         variables: &[(String, String)],
-        limit: Duration,
+        (limit, stop): (Duration, &AtomicBool),
         say: impl Fn(&str) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let mut command = own(args)?;
@@ -49,7 +55,7 @@ impl Service {
         command.current_dir(folder);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut service = Self::spawn(name, command)?;
-        service.url = service.hear(limit, &mut |line| say(line))?;
+        service.url = service.hear((limit, stop), &mut |line| say(line))?;
         let (_, nothing) = mpsc::channel();
         let heard = std::mem::replace(&mut service.heard, nothing);
         std::thread::spawn(move || heard.iter().for_each(|line| say(&line)));
@@ -130,16 +136,22 @@ impl Service {
     }
 
     fn wait_until_it_listens(mut self) -> anyhow::Result<Self> {
-        self.url = self.hear(START_TIMEOUT, &mut |_| ())?;
+        self.url = self.hear((START_TIMEOUT, &AtomicBool::new(false)), &mut |_| ())?;
         Ok(self)
     }
 
-    /// Where it listens, after what it says before, with so much time between two lines.
-    fn hear(&self, limit: Duration, say: &mut dyn FnMut(&str)) -> anyhow::Result<String> {
+    /// Where it listens, after what it says before; with so much time between two lines.
+    fn hear(
+        &self,
+        (limit, stop): (Duration, &AtomicBool),
+        say: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<String> {
         let mut said = Vec::new();
+        let mut quiet_since = Instant::now();
         loop {
-            match self.heard.recv_timeout(limit) {
+            match self.heard.recv_timeout(LOOK) {
                 Ok(line) => {
+                    quiet_since = Instant::now();
                     say(&line);
                     match line.split_once(LISTENING) {
                         Some((_, url)) => {
@@ -149,6 +161,8 @@ impl Service {
                         None => said.push(line),
                     }
                 }
+                Err(mpsc::RecvTimeoutError::Timeout)
+                    if quiet_since.elapsed() < limit && !stop.load(Ordering::Relaxed) => {}
                 Err(_) => bail!("the {} did not start: {}", self.name, said.join("; ")),
             }
         }

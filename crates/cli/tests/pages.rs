@@ -106,3 +106,32 @@ fn the_page_of_recipe_keys_is_what_the_program_says() {
     let again = "`INSTA_UPDATE=always cargo test -p marill --test pages` writes it anew";
     assert!(written == page, "docs/recipe.md is out of date: {again}");
 }
+
+#[test]
+fn one_key_of_a_recipe_is_explained_and_no_key_is_refused() {
+    let keys = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
+        command
+            .args(["recipes", "keys"])
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let said = String::from_utf8(keys(&["lora.rank"]).stdout).unwrap();
+    assert!(
+        said.starts_with("lora.rank\n") && said.contains("; needed"),
+        "{said}"
+    );
+    let list: serde_json::Value =
+        serde_json::from_slice(&keys(&["train", "--json"]).stdout).unwrap();
+    let epochs = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["key"] == "train.epochs");
+    assert_eq!(epochs.unwrap()["default"], "1.0");
+    let refused = keys(&["lora.rnk"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("a recipe has no key `lora.rnk`"), "{said}");
+}

@@ -39,7 +39,7 @@ impl Up {
             let mut line = String::new();
             let read = stderr.read_line(&mut line).unwrap();
             assert!(read > 0, "it ended: {said:?}");
-            let is_last = line.starts_with("gateway http");
+            let is_last = line.starts_with("gateway         http");
             said.push(line.trim_end().to_owned());
             if is_last {
                 break;
@@ -56,7 +56,7 @@ impl Up {
     fn url(&self, role: &str) -> String {
         let line = self.said.iter().rev().find(|line| line.starts_with(role));
         let line = line.expect("all are listed");
-        line.split_whitespace().nth(1).unwrap().to_owned()
+        line.split_whitespace().last().unwrap().to_owned()
     }
 
     fn chat(&self) -> Value {
@@ -131,7 +131,7 @@ fn three_roles_from_one_file_answer_and_end_at_a_signal() {
     let up = Up::start(&world, &file);
     let said = up.said.join("\n");
     assert!(
-        said.contains("ONE OPERATOR RUNS ALL ROLES (dealer, serve, gateway)"),
+        said.contains("ONE OPERATOR RUNS ALL ROLES (dealer, server, gateway)"),
         "{said}"
     );
     assert!(said.contains("dealer  | listening on http"), "{said}");
@@ -148,7 +148,7 @@ fn two_parties_have_no_dealer() {
     let (world, file) = world("setting = \"2pc\"");
     let up = Up::start(&world, &file);
     let said = up.said.join("\n");
-    assert!(said.contains("ALL ROLES (serve, gateway)"), "{said}");
+    assert!(said.contains("ALL ROLES (server, gateway)"), "{said}");
     assert_eq!(up.chat()["usage"]["completion_tokens"], 2);
     Up::signal(up.child.id(), "-TERM");
     assert_eq!(up.ended().0, Some(0));
@@ -158,7 +158,7 @@ fn two_parties_have_no_dealer() {
 fn a_computing_party_is_started_where_the_server_wants_one() {
     let (world, file) = world("e0 = \"party\"\n[dealer]\nport = 0\n[party]\nport = 0");
     let up = Up::start(&world, &file);
-    assert!(up.url("party").starts_with("http"));
+    assert!(up.url("computing party").starts_with("http"));
     assert_eq!(up.chat()["usage"]["completion_tokens"], 2);
     Up::signal(up.child.id(), "-TERM");
     assert_eq!(up.ended().0, Some(0));
@@ -172,7 +172,7 @@ fn when_one_role_ends_all_do() {
     Up::signal(process_of(&up, "serve"), "-KILL");
     let (code, rest) = up.ended();
     assert_eq!(code, Some(1), "{rest}");
-    assert!(rest.contains("`marill serve` ended"), "{rest}");
+    assert!(rest.contains("the server ended"), "{rest}");
     assert!(!Path::new(&format!("/proc/{gateway}")).exists());
 }
 
@@ -187,7 +187,7 @@ fn a_role_that_does_not_start_ends_all() {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("the serve did not start"), "{text}");
+    assert!(text.contains("the server did not start"), "{text}");
     assert!(text.contains("'0' for '--max-sessions <N>'"), "{text}");
 }
 

@@ -1,14 +1,15 @@
 //! A variable for every flag, `MARILL_<COMMAND>_<FLAG>`.
 
-use std::process::{Command, Output};
+use std::process::Output;
+
+use marill_testkit::processes;
 
 fn marill(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = processes::marill();
     let scratch = tempfile::tempdir().unwrap();
-    Command::new(env!("CARGO_BIN_EXE_marill"))
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .env("MARILL_STATE", scratch.path().join("state"))
-        .current_dir(scratch.path())
+    command.args(arguments).envs(variables.iter().copied());
+    command
+        .env("MARILL_STATE", scratch.path())
         .output()
         .unwrap()
 }

@@ -69,7 +69,7 @@ pub fn run(args: &Args, program: &Command) -> anyhow::Result<ExitCode> {
     Ok(match ended {
         None => ExitCode::SUCCESS,
         Some(name) => {
-            eprintln!("error: `marill {name}` ended, so the others were ended too");
+            eprintln!("error: the {name} ended, so the others were ended too");
             ExitCode::from(INPUT_FAILED)
         }
     })
@@ -101,6 +101,15 @@ fn stop_at_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// What a role is called.
+fn noun(role: &'static str) -> &'static str {
+    match role {
+        "serve" => "server",
+        "party" => "computing party",
+        other => other,
+    }
+}
+
 /// Starts each role when those that it talks to listen.
 fn start(roles: &Roles, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Vec<Service>> {
     let mut running: Vec<Service> = Vec::new();
@@ -114,8 +123,8 @@ fn start(roles: &Roles, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Vec<
         if !wanted || stop.load(Ordering::Relaxed) {
             continue;
         }
-        let url = |of: &str| {
-            let mut of = running.iter().filter(|service| service.name() == of);
+        let url = |of: &'static str| {
+            let mut of = running.iter().filter(|service| service.name() == noun(of));
             of.next().map(|service| service.url.clone())
         };
         let mut flags = roles.of(role).cloned().unwrap_or_default();
@@ -148,7 +157,14 @@ fn start(roles: &Roles, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Vec<
         let width = file::ROLES.iter().map(|role| role.len()).max();
         let width = width.unwrap_or_default();
         let say = move |line: &str| eprintln!("{role:width$} | {line}");
-        let service = Service::start_aloud(role, &arguments, folder, &variables, START, say)?;
+        let service = Service::start_aloud(
+            noun(role),
+            &arguments,
+            folder,
+            &variables,
+            (START, stop),
+            say,
+        )?;
         running.push(service);
     }
     Ok(running)
@@ -168,7 +184,7 @@ fn warn(running: &[Service]) {
         false => eprintln!("{text}"),
     }
     for service in running {
-        eprintln!("{:8}{}", service.name(), service.url);
+        eprintln!("{:16}{}", service.name(), service.url);
     }
 }
 
