@@ -38,10 +38,18 @@ PYTHON
 start() {
     local service=$1
     shift
+    : >"$scratch/$service.log"
     env -i HOME="$scratch/$service" PATH=/usr/bin:/bin MARILL_STATE="$scratch/$service/state" \
         MARILL_CACHE="$scratch/$service/cache" MARILL_VAULT="$scratch/$service/vault" \
         $(variables "$service") "$marill" "$@" 2>"$scratch/$service.log" &
     processes+=($!)
+    # Containers that come too early are started again; processes are not.
+    for _ in $(seq 300); do
+        grep -q "listening on" "$scratch/$service.log" && return
+        sleep 0.2
+    done
+    tail -n 5 "$scratch/$service.log" >&2
+    exit 1
 }
 
 for name in dealer server; do
@@ -55,10 +63,6 @@ cp "$secrets/server.key" "$scratch/dealer/state/dealer/server.key"
 start dealer dealer
 start server serve "$partition"
 start gateway gateway
-for _ in $(seq 300); do
-    curl -sf http://127.0.0.1:8000/ready >/dev/null && break
-    sleep 0.2
-done
 curl -sf http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \
     -d '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}' || {
     tail -n 5 "$scratch"/*.log >&2
