@@ -607,3 +607,18 @@ fn dataset(path: &str, table: &str) -> Dataset {
     let recipe = Recipe::parse(&text, "recipe.toml", &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
     recipe.dataset.into_iter().next().expect("one table")
 }
+
+/// A base and an adapter that PEFT made for it, from the tests of `marill-model`.
+pub(crate) const ADAPTED_CONFIG: &[u8] =
+    include_bytes!("../../crates/model/tests/peft/llama/config.json");
+pub(crate) const ADAPTER_WEIGHTS: &[u8] =
+    include_bytes!("../../crates/model/tests/peft/patterns/adapter_model.safetensors");
+
+/// Configurations as PEFT writes them; the first one fits the weights.
+pub fn adapter_configs() -> Vec<Vec<u8>> {
+    vec![
+        include_bytes!("../../crates/model/tests/peft/patterns/adapter_config.json").to_vec(),
+        include_bytes!("../../crates/model/tests/peft/regex/adapter_config.json").to_vec(),
+        include_bytes!("../../crates/model/tests/peft/layers/adapter_config.json").to_vec(),
+    ]
+}

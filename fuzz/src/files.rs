@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
-use marill_model::Checkpoint;
+use marill_model::{Checkpoint, LlamaConfig, PeftAdapter, peft};
 use marill_mpc::Selection;
 use marill_net::Channel;
 use marill_partition::Manifest;
@@ -120,6 +120,19 @@ pub fn checkpoint_config(bytes: &[u8]) {
             Some(before) => write(&path, &before),
             None => std::fs::remove_file(&path).expect("it was written"),
         }
+    });
+}
+
+/// The configuration of an adapter whose weights are well.
+pub fn adapter_config(bytes: &[u8]) {
+    let fill = |folder: &Path| {
+        write(&folder.join("config.json"), corpus::ADAPTED_CONFIG);
+        write(&folder.join(peft::WEIGHTS_FILE), corpus::ADAPTER_WEIGHTS);
+    };
+    in_folder("adapter", fill, |folder| {
+        write(&folder.join(peft::CONFIG_FILE), bytes);
+        let config = LlamaConfig::read(&folder.join("config.json")).expect("it is well");
+        let _ = PeftAdapter::open(folder, &config);
     });
 }
 

@@ -16,7 +16,9 @@ mod reports;
 mod two_party;
 mod wire;
 
-pub use files::{checkpoint_config, data_rows, gguf, manifest, recipe, safetensors, sealed_file};
+pub use files::{
+    adapter_config, checkpoint_config, data_rows, gguf, manifest, recipe, safetensors, sealed_file,
+};
 pub use messages::{endpoint, handshake, masked_adapter, step, ticket};
 pub use reports::{calibration, curve, key_file, network_weights, scores};
 pub use two_party::{kept_transfers, lattice_messages, two_party_frames};
@@ -121,6 +123,12 @@ pub const TARGETS: &[Target] = &[
         name: "checkpoint_config",
         run: checkpoint_config,
         corpus: corpus::checkpoint_configs,
+        limit: 32 * MIB,
+    },
+    Target {
+        name: "adapter_config",
+        run: adapter_config,
+        corpus: corpus::adapter_configs,
         limit: 32 * MIB,
     },
     Target {

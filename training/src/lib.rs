@@ -16,6 +16,7 @@ mod dry_run;
 mod error;
 mod estimate;
 mod heads;
+mod init_from;
 mod objective;
 mod optimizer;
 mod options;

@@ -158,15 +158,18 @@ pub struct TrainReport {
     pub peak_memory_bytes: Option<usize>,
 }
 
-/// The recipe as the run's folder keeps it: test rows that are found only beside the recipe file
-/// are named in full, since the folder lies elsewhere.
+/// The recipe as the run's folder keeps it: test rows and an adapter that are found only beside the
+/// recipe file are named in full, since the folder lies elsewhere.
 pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
     let mut recipe = recipe.clone();
-    let files = recipe
-        .eval
-        .iter_mut()
-        .flat_map(|eval| [&mut eval.path, &mut eval.target_path]);
-    for file in files.flatten() {
+    let mut files: Vec<&mut String> = Vec::new();
+    if let Some(eval) = &mut recipe.eval {
+        files.extend(eval.path.iter_mut().chain(&mut eval.target_path));
+    }
+    if let Some(lora) = &mut recipe.lora {
+        files.extend(&mut lora.init_from);
+    }
+    for file in files {
         let beside = recipe_dir.join(&*file);
         if !Path::new(file).exists()
             && let Ok(whole) = beside.canonicalize()

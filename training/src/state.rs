@@ -68,6 +68,9 @@ pub(crate) fn digest(recipe: &Recipe, samples: &[Sample], base_sha256: &str) -> 
     decides.output.dir.clear();
     // Its weights are known, wherever they lie.
     (decides.model.base_model, decides.model.revision) = (None, None);
+    if let Some(lora) = &mut decides.lora {
+        lora.init_from = None;
+    }
     (decides.dataset, decides.data, decides.eval) = (Vec::new(), Data::default(), None);
     decides.export = Export::default();
     let train = Train::default();

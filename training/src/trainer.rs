@@ -17,6 +17,7 @@ use crate::{
     distill::{Distillation, Said},
     estimate::{Estimate, peak_memory_bytes},
     heads,
+    init_from::InitFrom,
     objective::{Pass, stage_of},
     optimizer::learning_rate,
     options::TrainOptions,
@@ -48,6 +49,11 @@ pub(crate) fn train_alone(
     let init_rows = run.init_rows();
     if run.history.is_empty() && init_rows > 0 {
         run.init_from_data(init_rows)?;
+    }
+    if run.history.is_empty()
+        && let Some(other) = &run.init_from
+    {
+        other.put_into(&mut run.params)?;
     }
     let resolved = run.dir.join("recipe.toml");
     let text = output::resolved(recipe, &options.recipe_dir).to_toml();
@@ -100,6 +106,8 @@ pub(crate) struct Run<'a> {
     pub(crate) activations: Activations,
     validation: Activations,
     distillation: Option<Distillation>,
+    /// The adapter that the factors begin with, where the recipe names one.
+    init_from: Option<InitFrom>,
     history: Vec<Progress>,
     /// Steps that the resumed run was planned for, where it is another number now, and those that
     /// it had done.
@@ -133,6 +141,7 @@ impl<'a> Run<'a> {
         } else {
             Params::full(&base, &transforms, &recipe.freeze)?
         };
+        let init_from = InitFrom::read(recipe, &options.recipe_dir, &base, &transforms)?;
         let decoder = params.decoder(&base, &transforms)?;
         let plan = Plan::new(&samples.train, &recipe.train)?;
         heads::check_progress(recipe, plan.len())?;
@@ -171,6 +180,7 @@ impl<'a> Run<'a> {
             activations,
             validation,
             distillation,
+            init_from,
             history: Vec::new(),
             replanned: None,
             earlier_seconds: 0.0,
@@ -190,7 +200,8 @@ impl<'a> Run<'a> {
             .unwrap_or_else(|| self.base.digest());
         // Another teacher is another run.
         let teacher = self.distillation.as_ref().and_then(Distillation::sha256);
-        let weights = base + teacher.unwrap_or_default();
+        let beginning = self.init_from.as_ref().map(InitFrom::sha256).transpose()?;
+        let weights = base + teacher.unwrap_or_default() + beginning.as_deref().unwrap_or("");
         self.digest = state::digest(self.recipe, &self.samples.train, &weights);
         let checkpoints = self.dir.join("checkpoints");
         if self.options.resume {

@@ -13,6 +13,7 @@ pub mod generate;
 pub mod inspect;
 pub mod keys;
 pub mod man;
+pub mod merge;
 pub mod party;
 pub mod plan;
 pub mod recipes;

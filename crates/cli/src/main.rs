@@ -17,7 +17,7 @@ use crate::{
     args::variables::{refuse_unknown_variables, with_variables},
     commands::{
         ablate, bench, chat, dealer, demo, doctor, eval, export, gateway, generate, inspect, keys,
-        man, party, plan, recipes, serve, state, train, up,
+        man, merge, party, plan, recipes, serve, state, train, up,
     },
     output::failure,
 };
@@ -50,6 +50,8 @@ enum Command {
     Ablate(ablate::Args),
     /// Split a fine-tuned model into public and private part
     Export(export::Args),
+    /// Write base and adapter as one checkpoint that other programs open
+    Merge(merge::Args),
     /// What is in a partition, and what each party learns
     Inspect(inspect::Args),
     /// Serve a partition: the model owner's side
@@ -104,6 +106,7 @@ impl Command {
             | Self::Plan(_)
             | Self::Ablate(_)
             | Self::Export(_)
+            | Self::Merge(_)
             | Self::Inspect(_)
             | Self::Keys(_)
             | Self::State(_)
@@ -156,6 +159,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Ablate(args) => ablate::run(&args),
         Command::Export(args) => export::run(args),
+        Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Keys(args) => keys::run(args),

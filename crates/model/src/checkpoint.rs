@@ -75,6 +75,7 @@ pub(crate) fn add_tensor(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorDtype {
     F16,
+    BF16,
     F32,
 }
 
@@ -180,10 +181,10 @@ impl Checkpoint {
     /// [`ModelError::Write`] or [`ModelError::Corrupt`], naming the file.
     pub fn save(&self, dir: &Path, dtype: TensorDtype) -> Result<(), ModelError> {
         std::fs::create_dir_all(dir).map_err(ModelError::write(dir))?;
-        let dtype = if dtype == TensorDtype::F16 {
-            DType::F16
-        } else {
-            DType::F32
+        let dtype = match dtype {
+            TensorDtype::F16 => DType::F16,
+            TensorDtype::BF16 => DType::BF16,
+            TensorDtype::F32 => DType::F32,
         };
         let tensors = match &self.config {
             Architecture::Llama(config) => fused::joined(self.tensors.clone(), config)?,
@@ -195,7 +196,15 @@ impl Checkpoint {
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
         write_tensors(tensors, &dir.join("model.safetensors"))?;
         // Scales are in the weights by now.
-        write_json(&dir.join("config.json"), &self.config.without_scales())?;
+        let config = serde_json::to_value(self.config.without_scales());
+        let mut config = config.map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
+        if let Some(keys) = config.as_object_mut() {
+            // Transformers has a family's own default where it is missing, which may be a token
+            // behind this vocabulary.
+            keys.entry("pad_token_id")
+                .or_insert(serde_json::Value::Null);
+        }
+        write_json(&dir.join("config.json"), &config)?;
         self.tokenizer.save(&dir.join("tokenizer.json"))?;
         write_json(&dir.join("tokenizer_config.json"), &self.tokenizer_config())
     }

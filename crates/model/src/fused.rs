@@ -13,6 +13,26 @@ const FUSED: [(&str, &[&str]); 2] = [
     ("mlp.gate_up_proj", &["gate_proj", "up_proj"]),
 ];
 
+/// The linear maps of a layer as the family's files and other programs have them, with the modules
+/// whose rows each holds.
+pub(crate) fn maps(config: &LlamaConfig) -> Vec<(String, Vec<&'static str>)> {
+    let mut maps: Vec<(String, Vec<&'static str>)> = Vec::new();
+    let mut left: Vec<&'static str> = config.modules().to_vec();
+    if config.is_fused() {
+        for (fused, modules) in FUSED {
+            maps.push((fused.into(), modules.to_vec()));
+            left.retain(|module| !modules.contains(module));
+        }
+    }
+    let single = left.into_iter().map(|module| {
+        let path = module_path(0, module);
+        let (_, inner) = path.split_once(".0.").expect("a path names its layer");
+        (inner.to_owned(), vec![module])
+    });
+    maps.extend(single);
+    maps
+}
+
 fn name(layer: usize, fused: &str) -> String {
     format!("model.layers.{layer}.{fused}.weight")
 }

@@ -40,6 +40,9 @@ pub struct ExportReport {
     /// What a client downloads once.
     pub public_bytes: u64,
     pub private_bytes: u64,
+    /// How many layers a client runs in clear, and how many are run under secure computation.
+    pub public_layers: usize,
+    pub private_layers: usize,
     pub wrote_peft_config: bool,
     /// Over which inputs no value overflows, or what keeps that from being proved. It depends on
     /// the private part a little, so it is told to the owner and not written into the partition.
@@ -261,6 +264,8 @@ fn write_all(
         dir: dir.into(),
         public_bytes: manifest.public_bytes(),
         private_bytes: manifest.private_files.iter().map(|file| file.bytes).sum(),
+        public_layers: transforms.frozen_layers,
+        private_layers: transforms.private_layers(&base.config),
         wrote_peft_config,
         range,
         measured: None,

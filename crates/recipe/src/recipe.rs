@@ -242,6 +242,9 @@ pub struct Lora {
     /// Rows of the training data whose inputs decide the factors (`init = "data"`).
     #[serde(default = "init_rows", skip_serializing_if = "is_init_rows")]
     pub init_rows: usize,
+    /// The output folder of another run, or an adapter of PEFT, whose factors these begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
     /// Share of a factor's inputs that training leaves out.
     #[serde(default)]
     pub dropout: f64,

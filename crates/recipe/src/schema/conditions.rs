@@ -128,6 +128,12 @@ fn check_lora(lora: &Lora, add: &mut Add<'_>) {
             "leave it out, or let the rows decide the factors",
         );
     }
+    if lora.init == LoraInit::Data && lora.init_from.is_some() {
+        add(
+            "`lora.init = \"data\"` and `lora.init_from` both say what the factors begin with",
+            "drop one of them",
+        );
+    }
     for module in lora.ranks.keys() {
         if !lora.target_modules.contains(module) {
             add(

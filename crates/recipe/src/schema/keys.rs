@@ -165,6 +165,7 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("rslora", Flag),
             ("init", OneOf(&["random", "data"])),
             ("init_rows", Within(1, MANY)),
+            ("init_from", Path),
             ("dropout", Number(0.0, 0.95)),
             ("target_modules", Kind::Some(&MODULES)),
             ("ranks", Kind::Table(RANKS)),

@@ -173,7 +173,7 @@ fn measure(
 }
 
 /// One line where no value is proved to fit: a warning, unless the run's own rows leave headroom.
-fn say_range(report: &ExportReport) {
+pub fn say_range(report: &ExportReport) {
     if report.range.is_ok() {
         return;
     }

@@ -191,6 +191,11 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
         "Training rows whose inputs decide the factors (`init = \"data\"`).",
     ),
     (
+        "lora.init_from",
+        "",
+        "Begin with the factors of another run's folder, or of an adapter of PEFT.",
+    ),
+    (
         "lora.dropout",
         "`0.0`",
         "Share of a factor's inputs that training leaves out.",

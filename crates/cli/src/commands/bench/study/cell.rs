@@ -131,9 +131,11 @@ impl Key {
     }
 }
 
-/// Digest of the base model and of every data file that recipe and task name.
+/// Digest of the base model, of an adapter that a run begins from, and of every data file that
+/// recipe and task name.
 fn files_digest(recipe: &Recipe, task: &Task) -> anyhow::Result<String> {
-    let base = recipe.model.base_model.iter();
+    let lora = recipe.lora.iter().flat_map(|lora| &lora.init_from);
+    let base = recipe.model.base_model.iter().chain(lora);
     let rows = recipe.dataset.iter().flat_map(|dataset| {
         let files = [Some(&dataset.path), dataset.target_path.as_ref()];
         files.into_iter().flatten().chain(&dataset.exclude)
