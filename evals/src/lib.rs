@@ -8,6 +8,7 @@
 //!   up
 //! - [`compare`]: the difference of two runs on the same questions, with its interval
 //! - [`merge`]: the report of a run from those of its parts
+//! - [`results`]: a folder of results as lm-evaluation-harness writes it
 //! - [`recovery`]: the share of a full fine-tune's gain that a model keeps, over tasks
 //! - [`sandbox`]: where generated programs run
 //! - [`table`]: the tables that people know
@@ -22,6 +23,7 @@ pub mod metrics;
 mod program;
 mod prompt;
 pub mod recovery;
+pub mod results;
 pub mod sandbox;
 pub mod table;
 mod task;

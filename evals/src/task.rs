@@ -1,12 +1,16 @@
 //! Tasks: versioned TOML files, embedded in the program.
 
 mod checks;
+mod file;
 mod own;
 mod shots;
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
-use marill_recipe::{Dataset, Example, RecipeError, Rows, locate, questions};
+use marill_recipe::{Dataset, Example, RecipeError, Rows, questions};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -62,6 +66,9 @@ pub struct Task {
     /// the rows before.
     #[serde(default)]
     held_out: Option<usize>,
+    /// The file that it was read from, where it is not embedded: its paths may start beside it.
+    #[serde(skip)]
+    file: Option<PathBuf>,
 }
 
 fn max_new_tokens() -> usize {
@@ -149,13 +156,7 @@ impl Task {
             task: "embedded".into(),
             reason: e.to_string(),
         })?;
-        if task.kind == Kind::Classify && task.dataset.labels.len() < 2 {
-            let reason = "a classification needs at least two labels".into();
-            return Err(EvalError::Task {
-                task: task.name,
-                reason,
-            });
-        }
+        task.check()?;
         Ok(task)
     }
 
@@ -223,16 +224,11 @@ impl Task {
             source,
         };
         let embedded = ROWS.iter().find(|(path, _)| *path == self.dataset.path);
+        let embedded = embedded.filter(|_| self.file.is_none());
         let rows = match (data, embedded) {
             (Some(path), _) => Rows::read_files(&self.dataset, path, reference),
             (None, Some((path, rows))) => self.read_text(Path::new(path), rows),
-            (None, None) => locate(&self.dataset.path, Path::new(".")).and_then(|path| {
-                let target = self.dataset.target_path.as_ref();
-                let target = target
-                    .map(|target| locate(target, Path::new(".")))
-                    .transpose()?;
-                Rows::read_files(&self.dataset, &path, target.as_deref())
-            }),
+            (None, None) => Rows::read(&self.dataset, self.beside()),
         };
         rows.map_err(fail)
     }

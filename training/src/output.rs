@@ -158,13 +158,15 @@ pub struct TrainReport {
     pub peak_memory_bytes: Option<usize>,
 }
 
-/// The recipe as the run's folder keeps it: test rows and an adapter that are found only beside the
-/// recipe file are named in full, since the folder lies elsewhere.
+/// The recipe as the run's folder keeps it: test rows, tasks and an adapter that are found only
+/// beside the recipe file are named in full, since the folder lies elsewhere.
 pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
     let mut recipe = recipe.clone();
     let mut files: Vec<&mut String> = Vec::new();
     if let Some(eval) = &mut recipe.eval {
         files.extend(eval.path.iter_mut().chain(&mut eval.target_path));
+        // Names of embedded tasks are no paths.
+        files.extend(eval.tasks.iter_mut().filter(|name| name.ends_with(".toml")));
     }
     if let Some(lora) = &mut recipe.lora {
         files.extend(&mut lora.init_from);

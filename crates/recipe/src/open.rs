@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Recipe, RecipeError, read::read_bounded, schema};
+use crate::{Dataset, Recipe, RecipeError, read::read_bounded, schema};
 
 /// Longest recipe.
 const MAX_RECIPE_BYTES: u64 = 64 << 20;
@@ -27,6 +27,14 @@ impl Recipe {
         let text = String::from_utf8(bytes)
             .map_err(|error| io(std::io::Error::other(error.utf8_error())))?;
         Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// What a `[dataset]` outside a recipe must keep, too.
+    ///
+    /// # Errors
+    /// [`RecipeError::Problems`].
+    pub fn check_dataset(dataset: &Dataset) -> Result<(), RecipeError> {
+        schema::check_dataset(dataset)
     }
 
     /// The same for a text; `name` is how messages call it.

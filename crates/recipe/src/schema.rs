@@ -11,13 +11,18 @@ mod overrides;
 use toml::Table;
 
 use crate::{
-    Problem, Recipe, RecipeError, compat,
+    Dataset, Problem, Recipe, RecipeError, compat,
     schema::{
         checker::check,
         conditions::cross_check,
         overrides::{apply, edit},
     },
 };
+
+/// Conditions between the keys of one data set.
+pub(crate) fn check_dataset(dataset: &Dataset) -> Result<(), RecipeError> {
+    conditions::check_one(dataset)
+}
 
 pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Recipe, RecipeError> {
     let mut problems = check(text, name, false);

@@ -39,7 +39,7 @@ impl Task {
         };
         let path = data
             .map_or_else(
-                || locate(&self.dataset.path, Path::new(".")),
+                || locate(&self.dataset.path, self.beside()),
                 |path| Ok(path.into()),
             )
             .map_err(fail)?;

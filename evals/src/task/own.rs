@@ -42,6 +42,7 @@ impl Task {
             dataset,
             shots,
             held_out: None,
+            file: None,
         })
     }
 

@@ -10,11 +10,12 @@ use std::{
 };
 
 use anyhow::Context;
+use chrono::Local;
 use clap::ValueEnum;
 use marill_evals::{
     Checks, EvalError, Kind, PromptFormatter, Report, Scope, Task, compare,
     engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
-    harness,
+    harness, results,
     sandbox::{Limits, Sandbox},
     table,
 };
@@ -51,7 +52,8 @@ pub struct Args {
     /// on the hub
     #[arg(required_unless_present_any = ["compare", "merge"])]
     model: Option<PathBuf>,
-    /// Tasks, separated by commas [default: what `[eval]` of the recipe beside the model says]
+    /// Tasks, separated by commas: names, or TOML files of one's own [default: what `[eval]` of the
+    /// recipe beside the model says]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
     /// What answers; with several, separated by commas, the second table says how well they agree
@@ -103,6 +105,10 @@ pub struct Args {
     /// Write every question and answer, one JSON object a line
     #[arg(long, value_name = "FILE")]
     log_samples: Option<PathBuf>,
+    /// Write `results_*.json` and `samples_*.jsonl` into a folder of the model's name, as
+    /// lm-evaluation-harness does
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    output_path: Option<PathBuf>,
     /// Run the programs that the model writes (in a sandbox; needs `python3`) and score `pass@1`
     #[arg(long)]
     allow_code_execution: bool,
@@ -121,8 +127,8 @@ pub struct Args {
         value_name = "FILES",
         conflicts_with_all = [
             "model", "tasks", "compare", "rows", "limit", "data", "reference", "exclude", "engine",
-            "shots", "max_new_tokens", "recipe", "show", "log_samples", "allow_code_execution",
-            "batch_size", "ignore",
+            "shots", "max_new_tokens", "recipe", "show", "log_samples", "output_path",
+            "allow_code_execution", "batch_size", "ignore",
         ],
     )]
     merge: Option<Vec<PathBuf>>,
@@ -186,6 +192,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = args
         .search
         .named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
+    let started = Local::now();
     let model = Model::open_ignoring(&path, &args.ignore)?;
     let chosen = Chosen::new(&args, &path)?;
     // Refused before anything is computed.
@@ -193,53 +200,93 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .allow_code_execution
         .then(|| Sandbox::open(Limits::default()))
         .transpose()?;
-    let mut reports = Vec::new();
-    for &kind in &args.engine {
-        let mut engines = Engines::new(&model, kind).map_err(bad)?;
-        for task in &chosen.tasks {
-            let Questions {
-                examples,
-                doc_ids,
-                checks,
-                all,
-            } = Questions::new(task, &chosen, &args).map_err(bad)?;
-            let chats = examples
-                .iter()
-                .any(|example| matches!(example.prompt, marill_recipe::Prompt::Chat(_)));
-            if chats && model.checkpoint().chat_template.is_none() && reports.is_empty() {
-                eprintln!("warning: {}", marill_model::NO_TEMPLATE);
-            }
-            let scope = Scope {
-                task_rows: Some(all),
-                doc_ids: &doc_ids,
-                checks: &checks,
-                sandbox: sandbox.as_ref(),
-                ..args.scope()
-            };
-            let mut progress = Progress::new(&task.name, args.no_progress);
-            let report = engines.run(&model, task, &examples, scope, &mut |done, all| {
-                progress.set(done, all, "")
-            });
-            progress.finish();
-            let report = report.map_err(bad)?;
-            show(&report, args.show);
-            remark(&report, &args, task);
-            reports.push(report);
-        }
-    }
+    let told = Told::new(&args, &model, &chosen, sandbox.as_ref())?;
+    let reports = &told.reports;
     if let Some(path) = &args.log_samples {
-        log_samples(path, &reports)?;
+        log_samples(path, reports)?;
+    }
+    if let Some(dir) = &args.output_path {
+        let template = model.checkpoint().chat_template.as_ref();
+        let template = template.filter(|_| told.chats);
+        let asked = results::Asked {
+            model: &path.display().to_string(),
+            tasks: &chosen.tasks,
+            rows: &told.rows,
+            limit: args.limit,
+            batch_size: args.batch_size,
+            seed: args.seed,
+            chat_template: template.map(|template| template.source.as_str()),
+            started,
+            ended: Local::now(),
+        };
+        write_results(dir, &asked, reports)?;
     }
     if args.json {
-        let mut json = as_json(&path, &reports)?;
+        let mut json = as_json(&path, reports)?;
         if args.rows.is_some() {
             json["model_sha256"] = parts::digest(&model).into();
         }
         println!("{json:#}");
     } else {
-        print_tables(&reports);
+        print_tables(reports);
     }
-    Ok(verdict(&reports, model.rounds_stochastically(), chosen.min))
+    Ok(verdict(reports, model.rounds_stochastically(), chosen.min))
+}
+
+/// What the engines answered.
+struct Told {
+    reports: Vec<Report>,
+    /// Rows of each task, those left out included, in the tasks' order.
+    rows: Vec<usize>,
+    /// Whether some of it was asked as a conversation.
+    chats: bool,
+}
+
+impl Told {
+    fn new(
+        args: &Args,
+        model: &Model,
+        chosen: &Chosen,
+        sandbox: Option<&Sandbox>,
+    ) -> anyhow::Result<Self> {
+        let mut told = Self {
+            reports: Vec::new(),
+            rows: Vec::new(),
+            chats: false,
+        };
+        for &kind in &args.engine {
+            let mut engines = Engines::new(model, kind).map_err(bad)?;
+            told.rows.clear();
+            for task in &chosen.tasks {
+                let questions = Questions::new(task, chosen, args).map_err(bad)?;
+                let chats = questions.are_chats();
+                told.chats |= chats;
+                let untold = model.checkpoint().chat_template.is_none();
+                if chats && untold && told.reports.is_empty() {
+                    eprintln!("warning: {}", marill_model::NO_TEMPLATE);
+                }
+                let scope = Scope {
+                    task_rows: Some(questions.all),
+                    doc_ids: &questions.doc_ids,
+                    checks: &questions.checks,
+                    sandbox,
+                    ..args.scope()
+                };
+                let mut progress = Progress::new(&task.name, args.no_progress);
+                let examples = &questions.examples;
+                let report = engines.run(model, task, examples, scope, &mut |done, all| {
+                    progress.set(done, all, "")
+                });
+                progress.finish();
+                let report = report.map_err(bad)?;
+                show(&report, args.show);
+                remark(&report, args, task);
+                told.reports.push(report);
+                told.rows.push(questions.all);
+            }
+        }
+        Ok(told)
+    }
 }
 
 fn print_tables(reports: &[Report]) {
@@ -260,6 +307,11 @@ struct Questions {
 }
 
 impl Questions {
+    fn are_chats(&self) -> bool {
+        let mut prompts = self.examples.iter().map(|example| &example.prompt);
+        prompts.any(|prompt| matches!(prompt, marill_recipe::Prompt::Chat(_)))
+    }
+
     fn new(task: &Task, chosen: &Chosen, args: &Args) -> Result<Self, EvalError> {
         let rows = task.rows(chosen.data.as_deref(), chosen.reference.as_deref())?;
         let checks = task.checks(chosen.data.as_deref())?;
@@ -553,6 +605,18 @@ impl Engines {
             }
         }
     }
+}
+
+/// A results file an engine.
+fn write_results(dir: &Path, asked: &results::Asked<'_>, reports: &[Report]) -> anyhow::Result<()> {
+    let mut engines: Vec<&str> = reports.iter().map(|report| report.engine).collect();
+    engines.dedup();
+    for engine in engines {
+        let mine: Vec<&Report> = reports.iter().filter(|r| r.engine == engine).collect();
+        let written = results::write(dir, asked, &mine)?;
+        eprintln!("results: {}", written.display());
+    }
+    Ok(())
 }
 
 fn log_samples(path: &Path, reports: &[Report]) -> anyhow::Result<()> {

@@ -94,7 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::run(&args)?,
         Command::Validate { file, set } => {
             let recipe = Recipe::read(&file, &set).map_err(|e| BadInput(e.into()))?;
-            crate::commands::eval::chosen::check(&recipe)?;
+            crate::commands::eval::chosen::check(&recipe, file.parent().unwrap_or(Path::new("")))?;
             eprintln!("`{}` is a valid recipe", file.display());
         }
     }

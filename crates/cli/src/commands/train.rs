@@ -69,13 +69,13 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let overrides = overrides(&args);
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
-    // Not behind the run.
-    crate::commands::eval::chosen::check(&recipe)?;
     let recipe_dir = args
         .recipe
         .parent()
         .map(Path::to_path_buf)
         .unwrap_or_default();
+    // Not behind the run.
+    crate::commands::eval::chosen::check(&recipe, &recipe_dir)?;
     let (base, teacher) = args
         .search
         .pin(&mut recipe, &recipe_dir, args.no_progress)?;

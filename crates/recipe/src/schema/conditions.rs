@@ -52,6 +52,23 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     }
 }
 
+/// Conditions between the keys of one data set.
+pub(super) fn check_one(dataset: &Dataset) -> Result<(), RecipeError> {
+    let mut problems = Vec::new();
+    let mut add = |message: &str, hint: &str| {
+        problems.push(Problem {
+            message: message.into(),
+            hint: Some(hint.into()),
+            place: None,
+        });
+    };
+    check_dataset(dataset, &mut add);
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(RecipeError::Problems(problems)),
+    }
+}
+
 fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
     let random = recipe.model.init == crate::Init::Random;
     if !random && recipe.model.base_model.is_none() {

@@ -46,7 +46,7 @@ impl Chosen {
         if args.tasks.is_empty() {
             chosen.of_recipe(recipe.as_ref(), beside)?;
         } else {
-            chosen.tasks = named(&args.tasks)?;
+            chosen.tasks = named(&args.tasks, Path::new(""))?;
         }
         if let Some(tokens) = args.max_new_tokens {
             chosen
@@ -56,7 +56,7 @@ impl Chosen {
         }
         if let (Some(recipe), Some(file)) = (&recipe, &file) {
             for task in &mut chosen.tasks {
-                if task.format_as(&recipe.dataset) {
+                if task.file().is_none() && task.format_as(&recipe.dataset) {
                     eprintln!(
                         "`{}` is asked with the prompt format of `{}`",
                         task.name,
@@ -82,7 +82,7 @@ impl Chosen {
         let eval = recipe.and_then(|recipe| recipe.eval.as_ref());
         let own = recipe.and_then(Task::of_recipe);
         self.tasks = match eval {
-            Some(eval) if !eval.tasks.is_empty() => named(&eval.tasks)?,
+            Some(eval) if !eval.tasks.is_empty() => named(&eval.tasks, beside)?,
             _ => own.into_iter().collect(),
         };
         let Some(eval) = eval.filter(|_| !self.tasks.is_empty()) else {
@@ -112,31 +112,38 @@ impl Chosen {
             return false;
         };
         match eval.tasks.first() {
-            Some(name) => *name == first.name,
+            Some(name) => match first.file() {
+                Some(file) => Path::new(name).file_name() == file.file_name(),
+                None => *name == first.name,
+            },
             // Its own rows, or whatever is named where it has none.
             None => eval.path.is_none() || first.is_of_recipe(),
         }
     }
 }
 
-/// The tasks of these names.
+/// The tasks of these names, embedded ones or files; those are searched beside a recipe too.
 ///
 /// # Errors
 /// [`BadInput`] for an unknown one, or one that is named twice: its results would stand under one
 /// name.
-fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
-    if let Some((_, twice)) = names
-        .iter()
-        .enumerate()
-        .find(|(nth, name)| names[..*nth].contains(name))
+fn named(names: &[String], beside: &Path) -> anyhow::Result<Vec<Task>> {
+    let task = |name: &String| {
+        if !Task::is_file_name(name) {
+            return Task::find(name).map_err(bad);
+        }
+        let path = locate(name, beside).map_err(|error| BadInput(error.into()))?;
+        Task::from_file(&path).map_err(bad)
+    };
+    let tasks = names.iter().map(task).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut found = tasks.iter().enumerate();
+    if let Some((_, twice)) =
+        found.find(|(nth, task)| tasks[..*nth].iter().any(|other| other.name == task.name))
     {
-        return Err(BadInput(anyhow::anyhow!("the task `{twice}` is named twice")).into());
+        let problem = anyhow::anyhow!("the task `{}` is named twice", twice.name);
+        return Err(BadInput(problem).into());
     }
-    names
-        .iter()
-        .map(|name| Task::find(name))
-        .collect::<Result<_, _>>()
-        .map_err(bad)
+    Ok(tasks)
 }
 
 /// Refuses an `[eval]` that could not be run behind the training: a task that does not exist, a
@@ -144,11 +151,11 @@ fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
 ///
 /// # Errors
 /// [`BadInput`] naming the key.
-pub fn check(recipe: &Recipe) -> anyhow::Result<()> {
+pub fn check(recipe: &Recipe, recipe_dir: &Path) -> anyhow::Result<()> {
     let Some(eval) = &recipe.eval else {
         return Ok(());
     };
-    let tasks = named(&eval.tasks)
+    let tasks = named(&eval.tasks, recipe_dir)
         .context("`eval.tasks`")
         .map_err(BadInput)?;
     let own = Task::of_recipe(recipe);

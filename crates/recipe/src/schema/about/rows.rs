@@ -474,7 +474,11 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
         "",
         "What `marill eval` runs on the export when no task is named.",
     ),
-    ("eval.tasks", "`[]`", "Tasks by name."),
+    (
+        "eval.tasks",
+        "`[]`",
+        "Tasks by name, or files of one's own: `mine.toml`.",
+    ),
     (
         "eval.path",
         "",
