@@ -579,6 +579,10 @@ pub(crate) fn data_rows() -> Vec<Vec<u8>> {
         kind(4, text.as_bytes()),
         kind(5, &packed(lines)),
         kind(6, &packed(tsv)),
+        kind(
+            7,
+            include_bytes!("../../crates/recipe/tests/data/frames.jsonl.zst"),
+        ),
     ]
 }
 

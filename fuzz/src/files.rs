@@ -152,7 +152,16 @@ pub fn data_rows(bytes: &[u8]) {
     let Some((&kind, bytes)) = bytes.split_first() else {
         return;
     };
-    let endings = ["jsonl", "json", "csv", "tsv", "txt", "jsonl.gz", "tsv.gz"];
+    let endings = [
+        "jsonl",
+        "json",
+        "csv",
+        "tsv",
+        "txt",
+        "jsonl.gz",
+        "tsv.gz",
+        "jsonl.zst",
+    ];
     in_folder(
         "rows",
         |_| {},

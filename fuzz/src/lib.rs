@@ -141,7 +141,8 @@ pub const TARGETS: &[Target] = &[
         name: "data_rows",
         run: data_rows,
         corpus: corpus::data_rows,
-        limit: 16 * MIB,
+        // The largest window of a Zstandard frame, and what it grows by.
+        limit: 512 * MIB,
     },
     Target {
         name: "two_party_frames",

@@ -121,30 +121,26 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         let examples = draw(rows.examples, dataset, &mut rng);
         notes.unpaired += rows.unpaired;
         notes.rows += rows.unpaired;
-        // What one row gives stays together: none of it is learned where another part is held out.
-        let mut rows: Vec<Vec<Sample>> = if dataset.format == Format::Text {
-            windows(&examples, model, limit)?
-                .into_iter()
-                .map(|sample| vec![sample])
-                .collect()
-        } else {
-            let how = How {
-                model,
-                limit,
-                data: &recipe.data,
-                turns: dataset.format == Format::Chat,
-            };
-            examples
-                .iter()
-                .map(|e| how.samples(e, &mut notes))
-                .collect::<Result<_, _>>()?
+        let how = How {
+            model,
+            limit,
+            data: &recipe.data,
+            turns: dataset.format == Format::Chat,
         };
-        notes.rows += rows.len();
-        let all = rows.len();
-        rows.iter_mut()
-            .for_each(|samples| samples.retain(|s| s.targets().next().is_some()));
-        rows.retain(|samples| !samples.is_empty());
-        notes.without_answer += all - rows.len();
+        let mut rows = how.rows(dataset.format, &examples, &mut notes)?;
+        if let Some(held_out) = Rows::read_validation(dataset, dir)? {
+            notes.unpaired += held_out.unpaired;
+            notes.rows += held_out.unpaired;
+            let held_out = how.rows(dataset.format, &held_out.examples, &mut notes)?;
+            if held_out.is_empty() {
+                let reason = "none of its rows has something to measure".into();
+                return Err(TrainError::Setting {
+                    key: "dataset.val_path",
+                    reason,
+                });
+            }
+            validation.extend(held_out.into_iter().flatten());
+        }
         rng.shuffle(&mut rows);
         let kept = (rows.len() as f64 * recipe.data.val_fraction) as usize;
         validation.extend(rows.drain(..kept).flatten());
@@ -273,6 +269,30 @@ struct How<'a> {
 }
 
 impl How<'_> {
+    /// What each example gives: it stays together, so that none of it is learned where another
+    /// part is held out. Those with nothing to learn are left out and counted.
+    fn rows(
+        &self,
+        format: Format,
+        examples: &[Example],
+        notes: &mut DataNotes,
+    ) -> Result<Vec<Vec<Sample>>, TrainError> {
+        let mut rows: Vec<Vec<Sample>> = if format == Format::Text {
+            let windows = windows(examples, self.model, self.limit)?;
+            windows.into_iter().map(|sample| vec![sample]).collect()
+        } else {
+            let samples = examples.iter().map(|e| self.samples(e, notes));
+            samples.collect::<Result<_, _>>()?
+        };
+        notes.rows += rows.len();
+        let all = rows.len();
+        rows.iter_mut()
+            .for_each(|samples| samples.retain(|s| s.targets().next().is_some()));
+        rows.retain(|samples| !samples.is_empty());
+        notes.without_answer += all - rows.len();
+        Ok(rows)
+    }
+
     /// One sample that learns all that is to be learned of an example, or one for each answer where
     /// one cannot hold them.
     fn samples(&self, example: &Example, notes: &mut DataNotes) -> Result<Vec<Sample>, TrainError> {

@@ -16,10 +16,24 @@ pub struct Turn {
 /// The roles that chat templates know.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// ShareGPT's names for them.
-const SHARED: [(&str, &str); 3] = [
+const SHARED: [(&str, &str); 5] = [
     ("human", "user"),
     ("gpt", "assistant"),
     ("system", "system"),
+    ("user", "user"),
+    ("assistant", "assistant"),
+];
+/// Names of what tools and calls of tools say, in the forms that data sets have.
+const TOOLS: [&str; 9] = [
+    "tool",
+    "function",
+    "tool_call",
+    "tool_calls",
+    "tool_response",
+    "function_call",
+    "function_response",
+    "function-call",
+    "observation",
 ];
 /// Parts of a row or a turn that would change what is said or learned, and are not offered.
 const NOT_OFFERED: [&str; 11] = [
@@ -62,12 +76,26 @@ pub(crate) fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
 
 fn read(turn: &Value) -> Result<Turn, String> {
     let turn = turn.as_object().ok_or("it is no object")?;
-    offered(turn)?;
     let text = |key: &str| match turn.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(_) => Err(format!("`{key}` is no text")),
         None => Err(format!("it has no `{key}`")),
     };
+    let role = if turn.contains_key("role") {
+        "role"
+    } else {
+        "from"
+    };
+    // What a tool says is part of a call that is not offered either; the turn's name says it best.
+    if let Some(tool) = turn.get(role).and_then(Value::as_str)
+        && TOOLS.contains(&tool)
+    {
+        return Err(format!(
+            "`{role}` is `{tool}`, and turns of tools are not offered\n\n\
+             hint: leave conversations with tools out of the rows"
+        ));
+    }
+    offered(turn)?;
     if turn.contains_key("role") || !turn.contains_key("from") {
         let role = text("role")?;
         if !ROLES.contains(&role.as_str()) {
@@ -75,7 +103,7 @@ fn read(turn: &Value) -> Result<Turn, String> {
         }
         return Ok(Turn {
             role,
-            content: text("content")?,
+            content: words(turn, "content")?,
         });
     }
     let from = text("from")?;
@@ -84,8 +112,45 @@ fn read(turn: &Value) -> Result<Turn, String> {
     };
     Ok(Turn {
         role: (*role).into(),
-        content: text("value")?,
+        content: words(turn, "value")?,
     })
+}
+
+/// What a turn says: a text, or a list of parts that are texts, one behind another.
+fn words(turn: &Map<String, Value>, key: &str) -> Result<String, String> {
+    let parts = match turn.get(key) {
+        Some(Value::String(text)) => return Ok(text.clone()),
+        Some(Value::Array(parts)) => parts,
+        Some(Value::Null) => return Err(format!("`{key}` is no text but null")),
+        Some(_) => return Err(format!("`{key}` is no text and no list of parts")),
+        None => return Err(format!("it has no `{key}`")),
+    };
+    let text = |nth: usize, part: &Value| {
+        let refused = |why: &str| format!("`{key}`, part {nth} {why}");
+        let part = part.as_object().ok_or_else(|| refused("is no object"))?;
+        match part.get("type").and_then(Value::as_str) {
+            Some("text") => {}
+            Some(other) => {
+                let why = format!("is of type `{other}`, and only `text` is learned");
+                return Err(refused(&why));
+            }
+            None => return Err(refused("has no `type`")),
+        }
+        // Lists of parts that became columns have the keys of every type, most of them null.
+        let odd = |(name, value): &(&String, &Value)| {
+            !["type", "text", "cache_control"].contains(&name.as_str()) && !value.is_null()
+        };
+        if let Some((name, _)) = part.iter().find(odd) {
+            return Err(refused(&format!("has `{name}`, which is not learned")));
+        }
+        let text = part.get("text").and_then(Value::as_str);
+        text.map(str::to_owned)
+            .ok_or_else(|| refused("has no `text`"))
+    };
+    (1..)
+        .zip(parts)
+        .map(|(nth, part)| text(nth, part))
+        .collect()
 }
 
 fn unknown(key: &str, found: &str, known: &[&str]) -> String {

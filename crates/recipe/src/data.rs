@@ -1,13 +1,18 @@
 //! From rows of a data set to prompts and answers, the same for training and evaluation.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
 use crate::{
-    Dataset, Format, Numbered, RecipeError, Record, Style, Turn, chat, locate,
-    read::{Layout, one, read_lines},
-    read_records, read_text,
+    Dataset, Format, Numbered, RecipeError, Record, Style, Turn, chat,
+    files::{data_files, meant_by, single_file},
+    layout::Layout,
+    read::{one, read_lines, records_of},
+    read_text,
 };
 
 /// What stands before the answer.
@@ -43,38 +48,91 @@ pub struct Rows {
 
 impl Rows {
     /// Reads the files of a `[[dataset]]`, without the rows that it excludes; paths are searched as
-    /// [`locate()`] does.
+    /// [`crate::locate()`] does.
     ///
     /// # Errors
     /// [`RecipeError`] naming the file and row; an empty data set is an error.
     pub fn read(dataset: &Dataset, recipe_dir: &Path) -> Result<Self, RecipeError> {
-        let path = locate(&dataset.path, recipe_dir)?;
-        let target = dataset
-            .target_path
-            .as_ref()
-            .map(|p| locate(p, recipe_dir))
-            .transpose()?;
-        let mut rows = Self::read_files(dataset, &path, target.as_deref())?;
+        let files = data_files(&dataset.path, recipe_dir)?;
+        let target = dataset.target_path.as_ref();
+        let target = target.map(|p| single_file(p, recipe_dir)).transpose()?;
+        let mut rows = Self::read_each(dataset, &files, target.as_deref())?;
         let mut asked = BTreeSet::new();
-        for file in &dataset.exclude {
-            asked.extend(questions(dataset, &locate(file, recipe_dir)?)?);
+        for path in &dataset.exclude {
+            for file in data_files(path, recipe_dir)? {
+                asked.extend(questions(dataset, &file)?);
+            }
         }
         let all = rows.examples.len();
         rows.examples
             .retain(|example| !asked.contains(&example.prompt.question()));
         rows.excluded = all - rows.examples.len();
         if rows.examples.is_empty() {
-            let reason = "every row is also in a file of `dataset.exclude`".into();
-            return Err(RecipeError::Data { path, reason });
+            return Err(RecipeError::Data {
+                path: dataset.path.clone().into(),
+                reason: "every row is also in a file of `dataset.exclude`".into(),
+            });
         }
         Ok(rows)
     }
 
-    /// The same with other files of the same format in place of the data set's own.
+    /// The rows of `dataset.val_path`, which measure the loss; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Rows::read`].
+    pub fn read_validation(
+        dataset: &Dataset,
+        recipe_dir: &Path,
+    ) -> Result<Option<Self>, RecipeError> {
+        let Some(path) = &dataset.val_path else {
+            return Ok(None);
+        };
+        let files = data_files(path, recipe_dir)?;
+        let target = dataset.val_target_path.as_ref();
+        let target = target.map(|p| single_file(p, recipe_dir)).transpose()?;
+        Self::read_each(dataset, &files, target.as_deref()).map(Some)
+    }
+
+    /// The same with other files of the same format in place of the data set's own: a file, a
+    /// folder of them, or a pattern.
     ///
     /// # Errors
     /// As [`Rows::read`].
     pub fn read_files(
+        dataset: &Dataset,
+        path: &Path,
+        target: Option<&Path>,
+    ) -> Result<Self, RecipeError> {
+        Self::read_each(dataset, &meant_by(path)?, target)
+    }
+
+    /// The rows of some files, one behind another.
+    fn read_each(
+        dataset: &Dataset,
+        files: &[PathBuf],
+        target: Option<&Path>,
+    ) -> Result<Self, RecipeError> {
+        let (first, others) = files.split_first().expect("a path means at least one file");
+        if let (Some(other), Some(target)) = (others.first(), target) {
+            let reason = format!(
+                "is one of several files, and the lines of `{}` belong to one",
+                target.display()
+            );
+            return Err(RecipeError::Data {
+                path: other.clone(),
+                reason,
+            });
+        }
+        let mut rows = Self::read_file(dataset, first, target)?;
+        for file in others {
+            let more = Self::read_file(dataset, file, None)?;
+            rows.examples.extend(more.examples);
+            rows.unpaired += more.unpaired;
+        }
+        Ok(rows)
+    }
+
+    fn read_file(
         dataset: &Dataset,
         path: &Path,
         target: Option<&Path>,
@@ -90,7 +148,7 @@ impl Rows {
                 };
                 return Self::new(dataset, path, vec![whole], 0);
             }
-            None => read_records(path)?,
+            None => records_of(path)?,
             Some(target) => {
                 let (pairs, left_out) = aligned(path, target)?;
                 unpaired = left_out;
@@ -171,7 +229,15 @@ pub fn questions(dataset: &Dataset, path: &Path) -> Result<BTreeSet<String>, Rec
             reason,
         });
     }
-    let mut records = read_records(path)?;
+    let mut asked = BTreeSet::new();
+    for file in meant_by(path)? {
+        asked.extend(questions_of(dataset, &file)?);
+    }
+    Ok(asked)
+}
+
+fn questions_of(dataset: &Dataset, path: &Path) -> Result<Vec<String>, RecipeError> {
+    let mut records = records_of(path)?;
     if dataset.format == Format::Translate {
         records
             .iter_mut()
@@ -250,6 +316,35 @@ fn name_source(record: &mut Record) {
 }
 
 fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
+    rendered(dataset, record).map_err(|reason| match hint(dataset, record) {
+        Some(hint) => format!("{reason}\n\nhint: {hint}"),
+        None => reason,
+    })
+}
+
+/// What a row that cannot be rendered may be instead, by the columns that it has.
+fn hint(dataset: &Dataset, record: &Record) -> Option<&'static str> {
+    let has = |columns: &[&str]| columns.iter().all(|column| record.contains_key(*column));
+    if has(&["chosen", "rejected"]) {
+        return Some(
+            "preference pairs are not offered, only answers that are learned as they stand",
+        );
+    }
+    match dataset.format {
+        Format::Instruct if has(&["prompt", "completion"]) => {
+            Some("`template = \"{prompt}\"` and `completion = \"{completion}\"` read these columns")
+        }
+        Format::Instruct if has(&["messages"]) || has(&["conversations"]) => {
+            Some("`format = \"chat\"` reads conversations")
+        }
+        Format::Chat if has(&["instruction", "output"]) => {
+            Some("`format = \"instruct\"` reads these columns")
+        }
+        _ => None,
+    }
+}
+
+fn rendered(dataset: &Dataset, record: &Record) -> Result<Example, String> {
     if dataset.format == Format::Text {
         let text = fill(dataset.template.as_deref().unwrap_or("{text}"), record)?;
         return Ok(Example {

@@ -8,6 +8,8 @@ mod chat;
 mod compat;
 mod data;
 mod error;
+mod files;
+mod layout;
 mod locate;
 mod open;
 mod read;
@@ -17,6 +19,7 @@ mod schema;
 pub use chat::Turn;
 pub use data::{Example, Prompt, Rows, questions};
 pub use error::{Place, Problem, RecipeError};
+pub use files::locate_data;
 pub use locate::locate;
 pub use read::{Numbered, Record, read_records, read_text};
 pub use recipe::{

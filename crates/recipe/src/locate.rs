@@ -10,10 +10,7 @@ use crate::RecipeError;
 /// # Errors
 /// [`RecipeError::NotFound`] with every place that was tried.
 pub fn locate(path: &str, recipe_dir: &Path) -> Result<PathBuf, RecipeError> {
-    let mut candidates = vec![PathBuf::from(path), recipe_dir.join(path)];
-    candidates.extend(std::env::var_os("MARILL_SHARED").map(|root| Path::new(&root).join(path)));
-    candidates.push(Path::new("../shared").join(path));
-    candidates.dedup();
+    let candidates = candidates(path, recipe_dir);
     match candidates.iter().find(|p| p.exists()) {
         Some(found) => Ok(found.clone()),
         None => Err(RecipeError::NotFound {
@@ -21,4 +18,13 @@ pub fn locate(path: &str, recipe_dir: &Path) -> Result<PathBuf, RecipeError> {
             looked_in: candidates,
         }),
     }
+}
+
+/// Every place where [`locate()`] looks, in order.
+pub(crate) fn candidates(path: &str, recipe_dir: &Path) -> Vec<PathBuf> {
+    let mut candidates = vec![PathBuf::from(path), recipe_dir.join(path)];
+    candidates.extend(std::env::var_os("MARILL_SHARED").map(|root| Path::new(&root).join(path)));
+    candidates.push(Path::new("../shared").join(path));
+    candidates.dedup();
+    candidates
 }

@@ -10,7 +10,12 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 
-use crate::RecipeError;
+use crate::{
+    RecipeError, files,
+    layout::{Layout, Packing},
+};
+
+mod zstandard;
 
 /// Longest data file, unpacked: its text is held in memory.
 const MAX_DATA_BYTES: u64 = 4 << 30;
@@ -25,27 +30,43 @@ pub struct Numbered {
     pub record: Record,
 }
 
-/// The text of a file without a byte order mark, unpacked when its name ends in `.gz` (all members,
-/// one after another).
+/// What may be done with a file that is not read.
+const NO_PARQUET: &str = "\n\n\
+    hint: parquet is not read; save it as JSON lines, with pandas `read_parquet(A).to_json(B, \
+    orient=\"records\", lines=True)`";
+
+/// The text of a file without a byte order mark, unpacked when its name ends in `.gz` or `.zst`
+/// (all members or frames, one after another).
 ///
 /// # Errors
 /// [`RecipeError::Io`] or [`RecipeError::Data`], naming the file.
 pub fn read_text(path: &Path) -> Result<String, RecipeError> {
+    if Layout::of(path) == Layout::Parquet {
+        return Err(RecipeError::Data {
+            path: path.into(),
+            reason: format!("is a parquet file{NO_PARQUET}"),
+        });
+    }
     let file = File::open(path).map_err(|source| RecipeError::Io {
         path: path.into(),
         source,
     })?;
-    let bytes = match ends_in(path, "gz") {
-        true => read_bounded(
-            path,
-            MultiGzDecoder::new(BufReader::new(file)),
-            MAX_DATA_BYTES,
-        )?,
-        false => read_bounded(path, file, MAX_DATA_BYTES)?,
+    let bytes = match Packing::of(path) {
+        Some(Packing::Gzip) => {
+            let unpacked = MultiGzDecoder::new(BufReader::new(file));
+            read_bounded(path, unpacked, MAX_DATA_BYTES)?
+        }
+        Some(Packing::Zstandard) => {
+            let unpacked = zstandard::Frames::new(BufReader::new(file));
+            read_bounded(path, unpacked, MAX_DATA_BYTES)?
+        }
+        None => read_bounded(path, file, MAX_DATA_BYTES)?,
     };
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let hint = match error.as_bytes() {
             [0x1f, 0x8b, ..] => "\n\nhint: it is packed; its name must end in `.gz`",
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => "\n\nhint: it is packed; its name must end in `.zst`",
+            [b'P', b'A', b'R', b'1', ..] => NO_PARQUET,
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "\n\nhint: it is UTF-16; save it as UTF-8",
             _ => "",
         };
@@ -82,45 +103,9 @@ pub(crate) fn read_bounded(
     }
 }
 
-fn ends_in(path: &Path, ending: &str) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(ending))
-}
-
-/// How the rows of a file are written; its name says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// An object a line, or one list of objects.
-    Json,
-    Tsv,
-    Csv,
-    /// Lines of text.
-    Lines,
-}
-
-impl Layout {
-    pub(crate) fn of(path: &Path) -> Self {
-        let unpacked = if ends_in(path, "gz") {
-            path.with_extension("")
-        } else {
-            path.into()
-        };
-        match unpacked
-            .extension()
-            .map(|ending| ending.to_string_lossy().to_lowercase())
-            .as_deref()
-        {
-            Some("jsonl" | "ndjson" | "json") => Self::Json,
-            Some("tsv") => Self::Tsv,
-            Some("csv") => Self::Csv,
-            _ => Self::Lines,
-        }
-    }
-}
-
-/// Rows of a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or text file (also `.gz`); lines of a
-/// text file are rows with a column `text`. A JSON file has an object a line, or is one list of
-/// objects.
+/// Rows of a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or text file (also `.gz` and `.zst`), of
+/// every data file of a folder, or of all that a pattern matches; lines of a text file are rows
+/// with a column `text`. A JSON file has an object a line, or is one list of objects.
 ///
 /// A `.csv` file has a header. A `.tsv` file has none: its columns are `0`, `1`, ... Blank lines
 /// are no rows.
@@ -128,6 +113,15 @@ impl Layout {
 /// # Errors
 /// [`RecipeError::Row`] with the number of the line (from 1).
 pub fn read_records(path: &Path) -> Result<Vec<Numbered>, RecipeError> {
+    let mut rows = Vec::new();
+    for file in files::meant_by(path)? {
+        rows.extend(records_of(&file)?);
+    }
+    Ok(rows)
+}
+
+/// As [`read_records`] for one file.
+pub(crate) fn records_of(path: &Path) -> Result<Vec<Numbered>, RecipeError> {
     let text = read_text(path)?;
     let fail = |line: usize, reason: String| RecipeError::Row {
         path: path.into(),
@@ -158,7 +152,7 @@ pub fn read_records(path: &Path) -> Result<Vec<Numbered>, RecipeError> {
             })
             .collect()),
         Layout::Csv => csv(&text).map_err(|(line, reason)| fail(line, reason)),
-        Layout::Lines => Ok(lines()
+        Layout::Parquet | Layout::Lines => Ok(lines()
             .map(|(line, row)| Numbered {
                 line,
                 record: one("text", row),

@@ -104,10 +104,12 @@ pub struct TokenizerSpec {
 pub enum Format {
     /// A text and one of a few labels.
     Classify,
-    /// `instruction`, `input`, `output`.
+    /// `instruction`, `input`, `output`: Alpaca's columns.
+    #[serde(alias = "alpaca")]
     Instruct,
-    /// `messages`, each with `role` and `content`, or `conversations`, each with `from` and
-    /// `value`.
+    /// `messages`, each with `role` and `content`, or ShareGPT's `conversations`, each with `from`
+    /// and `value`.
+    #[serde(alias = "sharegpt")]
     Chat,
     /// `source` and `target`, or two aligned files.
     Translate,
@@ -128,7 +130,8 @@ pub enum Style {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
-    /// `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.txt`, also with `.gz`.
+    /// `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.txt`, also with `.gz` or `.zst`; a folder
+    /// of such files, or a pattern (`data/*.jsonl`, `data/**/*.jsonl`).
     pub path: String,
     /// The other side of a translation, line by line: line n belongs to line n.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +161,12 @@ pub struct Dataset {
     /// left out, so that no question of a test is learned. Capitals and white space do not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Rows of the same format that measure the loss and are never learned, in place of
+    /// `data.val_fraction`; and the other side of a translation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_target_path: Option<String>,
     /// Takes this many rows, drawn with the training seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -4,6 +4,7 @@
 pub mod about;
 mod checker;
 mod conditions;
+mod foreign;
 mod hints;
 mod keys;
 mod overrides;

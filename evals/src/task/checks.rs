@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use marill_recipe::{Numbered, RecipeError, Record, locate, read_records};
+use marill_recipe::{Numbered, RecipeError, Record, locate_data, read_records};
 
 use crate::{
     EvalError,
@@ -39,7 +39,7 @@ impl Task {
         };
         let path = data
             .map_or_else(
-                || locate(&self.dataset.path, self.beside()),
+                || locate_data(&self.dataset.path, self.beside()),
                 |path| Ok(path.into()),
             )
             .map_err(fail)?;

@@ -132,6 +132,8 @@ impl Task {
             ("exclude", !dataset.exclude.is_empty()),
             ("limit", dataset.limit.is_some()),
             ("weight", dataset.weight != 1.0),
+            ("val_path", dataset.val_path.is_some()),
+            ("val_target_path", dataset.val_target_path.is_some()),
         ];
         if let Some((key, _)) = training.iter().find(|(_, written)| *written) {
             return Err(format!(

@@ -11,7 +11,7 @@ use crate::{
     Problem, compat,
     error::Lines,
     schema::{
-        hints::{closest, hint},
+        hints::{hint, value_hint},
         keys::{
             Kind::{self, AtLeast, Number, OneOf, Path, Positive, Text, UpTo, Whole, Within},
             NEEDED, ROOT, join,
@@ -166,28 +166,42 @@ impl Checker<'_> {
                 self.wrong(path, "true or false", inner, span)
             }
             Kind::Text | Kind::Flag => {}
-            Kind::OneOf(words) => match inner.as_str() {
-                Some(word) if words.contains(&word) => {}
-                Some(word) => {
-                    let list = words
-                        .iter()
-                        .map(|w| format!("`{w}`"))
-                        .collect::<Vec<_>>()
-                        .join(", ");
-                    self.add(
-                        format!("`{path}` is one of {list}, not `{word}`"),
-                        closest(word, words),
-                        span,
-                    );
-                }
-                None => self.wrong(path, "a text", inner, span),
-            },
+            Kind::OneOf(words) => self.one_of(path, inner, words, span),
             Kind::Whole(_)
             | Kind::Within(..)
             | Kind::Number(..)
             | Kind::AtLeast(_)
             | Kind::Positive
             | Kind::UpTo(_) => self.number(path, inner, kind, span),
+        }
+    }
+
+    fn one_of(
+        &mut self,
+        path: &str,
+        value: &DeValue<'_>,
+        words: &'static [&'static str],
+        span: Range<usize>,
+    ) {
+        match value.as_str() {
+            Some(word) if words.contains(&word) => {}
+            Some(word) => {
+                let list = words
+                    .iter()
+                    .map(|w| format!("`{w}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                self.add(
+                    format!("`{path}` is one of {list}, not `{word}`"),
+                    value_hint(path, word, words),
+                    span,
+                );
+            }
+            None => {
+                let flag = value.as_bool().map(|flag| flag.to_string());
+                let hint = flag.and_then(|flag| value_hint(path, &flag, words));
+                self.add(wrong(path, "a text", value), hint, span);
+            }
         }
     }
 
@@ -255,15 +269,28 @@ impl Checker<'_> {
     }
 
     fn wrong(&mut self, path: &str, expected: &str, found: &DeValue<'_>, span: Range<usize>) {
-        self.add(
-            format!(
-                "`{path}` takes {expected}, not {}",
-                with_article(found.type_str())
-            ),
-            None,
-            span,
-        );
+        // Other tools have texts where tables are here: `optimizer = "adamw_8bit"`.
+        let hint = found.as_str().and_then(|text| match path {
+            "optimizer" => value_hint("optimizer.kind", text, &[]).or_else(|| {
+                Some(format!(
+                    "`[optimizer]` is a table; `kind = \"{text}\"` in it"
+                ))
+            }),
+            "dataset" => Some(format!("`[[dataset]]`, and in it `path = \"{text}\"`")),
+            "model" => Some(format!("`[model]`, and in it `base_model = \"{text}\"`")),
+            "output" => Some(format!("`[output]`, and in it `dir = \"{text}\"`")),
+            _ => None,
+        });
+        self.add(wrong(path, expected, found), hint, span);
     }
+}
+
+/// The message about a value of another type.
+fn wrong(path: &str, expected: &str, found: &DeValue<'_>) -> String {
+    format!(
+        "`{path}` takes {expected}, not {}",
+        with_article(found.type_str())
+    )
 }
 
 /// What is wrong with the name of a file or folder.

@@ -31,6 +31,7 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     check_approximations(recipe, &mut add);
     for dataset in &recipe.dataset {
         check_dataset(dataset, &mut add);
+        check_held_out(dataset, recipe.data.val_fraction, &mut add);
     }
     if recipe
         .eval
@@ -270,6 +271,30 @@ fn check_dataset(dataset: &Dataset, add: &mut Add<'_>) {
     }
 }
 
+/// Rows that measure the loss are said in one way.
+fn check_held_out(dataset: &Dataset, val_fraction: f64, add: &mut Add<'_>) {
+    if dataset.val_path.is_some() && val_fraction > 0.0 {
+        add(
+            "`dataset.val_path` and `data.val_fraction` both say which rows measure the loss",
+            "drop one of them",
+        );
+    }
+    if dataset.val_path.is_none() && dataset.val_target_path.is_some() {
+        add(
+            "`dataset.val_target_path` is the other side of `dataset.val_path`, which is missing",
+            "name both files",
+        );
+    }
+    let aligned = dataset.target_path.is_some();
+    if dataset.val_path.is_some() && aligned != dataset.val_target_path.is_some() {
+        add(
+            "`dataset.path` and `dataset.val_path` are not written alike: one has another side, \
+             the other has not",
+            "give both a `target_path`, or neither",
+        );
+    }
+}
+
 fn check_label_codes(dataset: &Dataset, add: &mut Add<'_>) {
     let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
     let named = |(nth, code): (usize, &String)| {
@@ -364,6 +389,11 @@ fn without_use(dataset: &Dataset) -> Vec<&'static str> {
         (
             "target_path",
             dataset.target_path.is_some(),
+            classify || chat || text,
+        ),
+        (
+            "val_target_path",
+            dataset.val_target_path.is_some(),
             classify || chat || text,
         ),
         ("style", plain, chat),

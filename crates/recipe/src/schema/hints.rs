@@ -1,9 +1,12 @@
 //! Hints for keys that are unknown here: what other tools call them, and near misses.
 
-use crate::schema::keys::join;
+use crate::schema::{
+    foreign::{self, VALUES, VALUES_NOT_OFFERED},
+    keys::join,
+};
 
 /// Keys of other tools and ours in their place.
-const FOREIGN: &[(&str, &str)] = &[
+pub(super) const FOREIGN: &[(&str, &str)] = &[
     ("lora_r", "lora.rank"),
     ("r", "lora.rank"),
     ("lora_rank", "lora.rank"),
@@ -92,14 +95,19 @@ const TRAINED_NORMS: &[&str] = &[
 ];
 
 pub(super) fn hint(path: &str, key: &str, names: &[&str]) -> Option<String> {
-    if let Some((_, ours)) = FOREIGN
-        .iter()
-        .find(|(k, ours)| *k == key && join(path, key) != *ours)
-    {
+    // Other tools write some of their names in capitals, or with hyphens.
+    let plain = key.to_lowercase().replace('-', "_");
+    let key = plain.as_str();
+    let mut renamed = FOREIGN.iter().chain(foreign::KEYS);
+    if let Some((_, ours)) = renamed.find(|(k, ours)| *k == key && join(path, key) != *ours) {
         return Some(format!("here it is `{ours}`"));
     }
-    if let Some((_, why)) = NOT_NEEDED.iter().find(|(k, _)| *k == key) {
+    let mut needless = NOT_NEEDED.iter().chain(foreign::NOT_NEEDED);
+    if let Some((_, why)) = needless.find(|(k, _)| *k == key) {
         return Some(format!("not needed: {why}"));
+    }
+    if let Some((_, why)) = foreign::NOT_OFFERED.iter().find(|(k, _)| *k == key) {
+        return Some(format!("not offered: {why}"));
     }
     if TRAINED_NORMS.contains(&key) {
         let why = "not offered: beside a LoRA update the matrices are public, so that a norm gain \
@@ -109,6 +117,20 @@ pub(super) fn hint(path: &str, key: &str, names: &[&str]) -> Option<String> {
         return Some(why.into());
     }
     closest(key, names)
+}
+
+/// What to write in place of a value of another tool, or why there is none.
+pub(super) fn value_hint(path: &str, value: &str, words: &[&str]) -> Option<String> {
+    let value = value.to_lowercase();
+    let mut ours = VALUES.iter().filter(|(key, ..)| *key == path);
+    if let Some((.., ours)) = ours.find(|(_, theirs, _)| *theirs == value) {
+        return Some(format!("here it is `{ours}`"));
+    }
+    let mut none = VALUES_NOT_OFFERED.iter().filter(|(key, ..)| *key == path);
+    if let Some((.., why)) = none.find(|(_, begin, _)| value.starts_with(begin)) {
+        return Some(format!("not offered: {why}"));
+    }
+    closest(&value, words)
 }
 
 /// "did you mean", when one candidate is near enough.

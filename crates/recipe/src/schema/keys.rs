@@ -75,7 +75,15 @@ const DATASET: &[(&str, Kind)] = &[
     ("target_path", Path),
     (
         "format",
-        OneOf(&["classify", "instruct", "chat", "translate", "text"]),
+        OneOf(&[
+            "classify",
+            "instruct",
+            "chat",
+            "translate",
+            "text",
+            "alpaca",
+            "sharegpt",
+        ]),
     ),
     ("style", OneOf(&["chat", "plain"])),
     ("system", Text),
@@ -85,6 +93,8 @@ const DATASET: &[(&str, Kind)] = &[
     ("labels", Texts),
     ("label_codes", Texts),
     ("exclude", Paths),
+    ("val_path", Path),
+    ("val_target_path", Path),
     ("limit", Whole(1)),
     ("weight", UpTo(1e4)),
 ];

@@ -295,8 +295,8 @@ fn conversations_of_sharegpt_are_chats() {
     assert!(asked.contains(&rows.examples[0].prompt.question()));
     for (wrong, said) in [
         (
-            row.replace("human", "user"),
-            "turn 2: `from` is `user`, and a chat knows `human`, `gpt`, `system` only",
+            row.replace("human", "robot"),
+            "turn 2: `from` is `robot`, and a chat knows `human`, `gpt`, `system`, `user`",
         ),
         (
             row.replace("gpt", "function_call"),

@@ -4,3 +4,4 @@ mod damage;
 mod files;
 mod folder;
 mod rows;
+mod sources;

@@ -1,5 +1,6 @@
 //! What a person sees who makes mistakes in a recipe.
 
+mod foreign;
 mod values;
 
 use std::path::Path;
@@ -66,7 +67,13 @@ fn factors_begin_at_random_or_from_the_data() {
     assert_eq!((lora.init, lora.init_rows), (LoraInit::Data, 16));
     let again = Recipe::parse(&data.to_toml(), "resolved.toml", &[]).unwrap();
     assert_eq!(again, data);
+    let from = set(&["lora.init_from=runs/other"]).unwrap();
+    let again = Recipe::parse(&from.to_toml(), "resolved.toml", &[]).unwrap();
+    assert_eq!(again, from);
+    let both = ["lora.init_from=runs/other", "lora.init=data"];
+    assert!(problems(GOOD, &both)[0].contains("both say what the factors begin with"));
     for (set, said) in [
+        ("lora.init_from=", "`lora.init_from` is empty"),
         ("lora.init=dat", "did you mean `data`?"),
         ("lora.init_rows=0", "`lora.init_rows` must be at least 1"),
         (

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use marill_evals::{EvalError, Task};
-use marill_recipe::{Eval, Recipe, locate};
+use marill_recipe::{Eval, Recipe, locate, locate_data};
 
 use super::{Args, bad};
 use crate::{args::model_dir::recipe_beside, output::failure::BadInput};
@@ -94,8 +94,11 @@ impl Chosen {
             return Err(BadInput(error).into());
         };
         if self.data.is_none() {
-            let found =
-                |path: &Option<String>| path.as_ref().map(|path| locate(path, beside)).transpose();
+            let found = |path: &Option<String>| {
+                path.as_ref()
+                    .map(|path| locate_data(path, beside))
+                    .transpose()
+            };
             let files = found(&eval.path).and_then(|data| Ok((data, found(&eval.target_path)?)));
             (self.data, self.reference) = files.map_err(|error| {
                 BadInput(

@@ -74,8 +74,9 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
     (
         "dataset.path",
         "",
-        "A file: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.txt`, also with `.gz`. Looked \
-         for here, beside the recipe, under `$MARILL_SHARED` and under `../shared`.",
+        "A file: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.txt`, also with `.gz` or \
+         `.zst`; a folder of such files, or a pattern (`data/*.jsonl`). Looked for here, beside \
+         the recipe, under `$MARILL_SHARED` and under `../shared`.",
     ),
     (
         "dataset.target_path",
@@ -85,8 +86,8 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
     (
         "dataset.format",
         "",
-        "What a row is: a text and its label; instruction, input and output; messages; source and \
-         target; running text.",
+        "What a row is: a text and its label; instruction, input and output (also `alpaca`); \
+         messages (also `sharegpt`); source and target; running text.",
     ),
     (
         "dataset.style",
@@ -120,6 +121,17 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
         "dataset.exclude",
         "`[]`",
         "Files of the same format: rows whose prompt also stands in one of them are left out.",
+    ),
+    (
+        "dataset.val_path",
+        "",
+        "Rows of the same format that measure the loss and are never learned, in place of \
+         `data.val_fraction`.",
+    ),
+    (
+        "dataset.val_target_path",
+        "",
+        "The other side of `val_path`, of a translation in two files.",
     ),
     (
         "dataset.limit",
