@@ -423,14 +423,14 @@ fn mistakes_without_number_are_reported_in_linear_time() {
     ] {
         let start = std::time::Instant::now();
         assert_eq!(problems(&text, &[]).len(), count);
-        // Ten times what it takes on a busy machine; the square of it took minutes.
-        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        // Twenty times what it takes on a busy machine; the square of it took minutes.
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
     }
     let start = std::time::Instant::now();
     let all = problems(&GOOD.replace("[model]\n", &one_line), &[]);
     // Time as above; as many problems as the line has keys that are none.
     assert!(
-        all.len() > 20_000 && start.elapsed().as_secs() < 10,
+        all.len() > 20_000 && start.elapsed().as_secs() < 60,
         "{:?}",
         start.elapsed()
     );
