@@ -92,6 +92,8 @@ pub(crate) fn handshakes() -> Vec<Vec<u8>> {
         proof: "cd".repeat(32),
         adapter_sha256: Some(PRIVATE_SHA256.into()),
         sampling: None,
+        lpn_sets: vec!["b10".into(), "b12".into()],
+        keeps_set_up: true,
     };
     let source = |spec: ProgramSpec| CorrectionsHello {
         parameters: parameters.clone(),
@@ -124,6 +126,8 @@ pub(crate) fn handshakes() -> Vec<Vec<u8>> {
             parameters: parameters.clone(),
             adapter_sha256: PRIVATE_SHA256.into(),
             adapter_bytes: 0,
+            lpn_set: Some("b12".into()),
+            keeps_set_up: true,
         })),
         frame(&Reply::<ServerWelcome>::Refused {
             code: "busy".into(),

@@ -43,6 +43,7 @@ mod bilinear;
 mod functions;
 mod gates;
 mod jobs;
+mod kept;
 mod lattice;
 mod make;
 mod masked;
@@ -58,20 +59,29 @@ use marill_crypto::{Prg, Seed};
 use marill_net::Channel;
 use marill_numeric::{PublicMatrix, RingTensor, Rounding, tables::Piecewise};
 use marill_ot::{AnySource, Source};
-pub use marill_ot::{Extension, LpnSet, Phase, Traffic, softspoken::GroupBits};
+pub use marill_ot::{
+    BaseId, Extension, LpnSet, Phase, Traffic,
+    keep::{Origin, Why},
+    softspoken::GroupBits,
+};
 use marill_two_party::{Party, Radix};
 
 use self::{
     ahead::{Masks, Stock},
     gates::Gates,
     jobs::Plan,
+    kept::{Keeping, KeptKeys},
     wire::Opened,
 };
 pub use self::{
     ahead::{Preparation, STEPS as STEPS_AHEAD},
     begin::TOP_K,
     gates::Counted,
-    tally::{tally_made_ahead, tally_preparations, tally_two_party, tally_two_party_by_label},
+    kept::SetUp,
+    tally::{
+        lpn_set_for, tally_made_ahead, tally_preparations, tally_two_party,
+        tally_two_party_by_label,
+    },
     wire::Wire,
 };
 use crate::{
@@ -127,6 +137,8 @@ pub struct TwoParty<C = Box<dyn Channel>, S = AnySource> {
     begun: bool,
     /// Steps to come, where this party knows.
     expected: Option<usize>,
+    /// By how many bytes E0 sends more than E1 for a step of one row before it begins.
+    token_balance: i64,
     /// Most steps of one row that are prepared when one is run that was not prepared.
     unasked: usize,
     /// Shares by label and width, where a test asks for them.
@@ -154,6 +166,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             layer: 0,
             begun: false,
             expected: None,
+            token_balance: 0,
             unasked: ahead::STEPS,
             trace: None,
         }
@@ -176,6 +189,24 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
     pub(crate) fn preparing_when_asked(mut self) -> Self {
         self.unasked = 1;
         self
+    }
+
+    /// Returns self keeping a set-up, as the other party does: base transfers, new ones or not, and
+    /// the keys that were kept with them.
+    #[must_use]
+    pub(crate) fn keeping(
+        mut self,
+        base: marill_ot::BaseOts,
+        origin: Origin,
+        keys: Option<KeptKeys>,
+    ) -> Self {
+        self.gates.keeping = Some(Keeping::new(base, origin.is_new(), keys));
+        self
+    }
+
+    /// What to keep for the next session, see [`Gates::take_set_up`].
+    pub(crate) fn take_set_up(&mut self) -> Option<SetUp> {
+        self.gates.take_set_up()
     }
 
     /// What this party sent and received for a purpose.
@@ -232,17 +263,27 @@ impl<C: Channel, S: Source> Engine for TwoParty<C, S> {
         rows: usize,
     ) -> ProtocolResult<()> {
         // Decided once, by both from what both know.
-        let ahead = || tally::are_made_ahead(&weights.spec, self.factor_bits, self.products);
-        if !self.begun && ahead()? {
-            let planner = self.planner(&weights.spec);
-            self.masks = Masks::Stock(Box::new(Stock::new(planner, weights, sampling)));
+        if !self.begun {
+            let way = tally::way(&weights.spec, self.factor_bits, self.products)?;
+            self.token_balance = way.balance;
+            if way.is_ahead {
+                let planner = self.planner(&weights.spec);
+                self.masks = Masks::Stock(Box::new(Stock::new(planner, weights, sampling)));
+            }
         }
         self.begun = true;
-        self.prepare(rows)
+        self.prepare(rows)?;
+        self.gates
+            .begin_step(if rows == 1 { self.token_balance } else { 0 });
+        match &mut self.masks {
+            Masks::Stock(stock) => self.gates.take_up(stock.take_planned()),
+            _ => Ok(()),
+        }
     }
 
     fn enter_layer(&mut self, layer: Option<usize>) {
         self.layer = layer.unwrap_or(self.layer);
+        self.gates.enter_stretch();
     }
 
     fn share(&mut self, wire: &Wire) -> RingTensor {

@@ -41,6 +41,7 @@ use crate::{
     client::{kept::KeptSession, prefixes::Prefixes},
     error::{ClientError, ServingError},
     kept::Keeping,
+    set_ups::SetUpLimits,
     terms::{E0, SessionParameters, Setting},
 };
 
@@ -62,6 +63,8 @@ pub struct ClientOptions {
     pub comparison: ComparisonChoice,
     /// The only setting that will do; none: what the server offers.
     pub setting: Option<Setting>,
+    /// In the setting `2pc`: what is kept between sessions.
+    pub set_ups: SetUpLimits,
 }
 
 /// Fetches what is missing of the public part; also says how the server offers to compute.

@@ -21,6 +21,7 @@ mod ready;
 mod secret_files;
 pub mod server;
 mod service;
+mod set_ups;
 mod slots;
 pub mod state;
 pub mod terms;
@@ -31,6 +32,7 @@ pub mod wipe;
 
 pub use marill_net::Endpoint;
 
-pub use crate::error::{
-    ClientError, PreprocessingError, ServingError, SessionError, StartError, StateError,
+pub use crate::{
+    error::{ClientError, PreprocessingError, ServingError, SessionError, StartError, StateError},
+    set_ups::SetUpLimits,
 };

@@ -18,6 +18,7 @@ use crate::{
     party::Party,
     secret_files::read_key,
     server::{SecureModel, Server},
+    set_ups::SetUpLimits,
     tls::Identity,
     web::{self, Running, Sessions},
 };
@@ -78,7 +79,7 @@ impl Parties {
             model,
             Some(to_dealer),
             &state.join("server"),
-            max_sessions,
+            (max_sessions, SetUpLimits::NONE),
             preprocessed,
         )?;
         let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
@@ -126,7 +127,21 @@ impl LocalServer {
         state: &Path,
         max_sessions: usize,
     ) -> Result<Self, ServingError> {
-        let server = Server::bare(model, None, &state.join("server"), max_sessions, None)?;
+        Self::start_with(model, state, max_sessions, SetUpLimits::server(64, 30))
+    }
+
+    /// As [`Self::start`], keeping so many set-ups of its clients.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        model: SecureModel,
+        state: &Path,
+        max_sessions: usize,
+        set_ups: SetUpLimits,
+    ) -> Result<Self, ServingError> {
+        let limits = (max_sessions, set_ups);
+        let server = Server::bare(model, None, &state.join("server"), limits, None)?;
         let running = web::start(web::bind(LOOPBACK, None)?, server.app())?;
         Ok(Self {
             endpoint: running.endpoint.clone(),

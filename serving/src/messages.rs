@@ -166,6 +166,17 @@ pub struct ClientHello {
     /// How this session's tokens are sampled; none: greedy decoding.
     #[serde(default)]
     pub sampling: Option<Sampling>,
+    /// In the setting `2pc`: sets of LPN that the client has ([`crate::terms::lpn_sets`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lpn_sets: Vec<String>,
+    /// In the setting `2pc`: whether the client keeps its set-up between sessions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keeps_set_up: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Server to client.
@@ -176,6 +187,12 @@ pub struct ServerWelcome {
     pub adapter_sha256: String,
     /// Bytes of the masked adapter that follow in frames; 0 where the client has it.
     pub adapter_bytes: u64,
+    /// In the setting `2pc`: the set of LPN of the session, one of the client's; none: b10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpn_set: Option<String>,
+    /// In the setting `2pc`: whether both keep their set-ups between sessions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keeps_set_up: bool,
 }
 
 /// Client to computing party, first frame at `/v1/party`.

@@ -41,6 +41,7 @@ use crate::{
     secret_files::{read_key, replace_file},
     server::{guard::WrongKeys, input::Inputs, masked::MaskedParts},
     service,
+    set_ups::{Owner, SetUpLimits, SetUps},
     slots::{Lobby, MAX_WAITING, Turn},
     state::{FileState, KEYS_FILE, Principal, State as Durable},
     terms::{E0, PROTOCOL_VERSION, Setting},
@@ -87,6 +88,8 @@ pub struct ServerOptions {
     pub allow_sampling: bool,
     /// Whether comparisons use DCF where a client asks for it; else one-hot only.
     pub allow_dcf: bool,
+    /// In the setting `2pc`: what it keeps of its clients between their sessions.
+    pub set_ups: SetUpLimits,
     /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -130,6 +133,7 @@ pub(crate) struct Server {
     folder: PathBuf,
     readiness: Readiness,
     masked: MaskedParts,
+    set_ups: SetUps,
 }
 
 /// Runs a server until a signal.
@@ -169,7 +173,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         state,
         store,
         &options.state,
-        (options.max_sessions, options.keeping),
+        (options.max_sessions, options.keeping, options.set_ups),
     )?;
     let metrics = metrics::listen(options.metrics, &server.metrics, &server.sessions)?;
     Ok(web::run(bound, server.app(), &server.sessions, metrics)?)
@@ -275,7 +279,7 @@ impl Server {
         model: SecureModel,
         dealer: Option<HttpClient>,
         state: &Path,
-        limit: usize,
+        (limit, set_ups): (usize, SetUpLimits),
         preprocessed: Option<&Path>,
     ) -> Result<Arc<Self>, ServingError> {
         let dealer_key = dealer.as_ref().and_then(|dealer| dealer.bearer.clone());
@@ -284,7 +288,7 @@ impl Server {
             .map(|folder| open_store(state, folder, &dealer_key))
             .transpose()?;
         let records = FileState::open(state, &state.join(KEYS_FILE))?;
-        let limits = (limit, Keeping::of(limit));
+        let limits = (limit, Keeping::of(limit), set_ups);
         Self::new(model, None, dealer, records, store, state, limits)
     }
 
@@ -296,7 +300,7 @@ impl Server {
         state: FileState,
         store: Option<CorrelationStore>,
         folder: &Path,
-        (limit, keeping): (usize, Keeping),
+        (limit, keeping, set_ups): (usize, Keeping, SetUpLimits),
     ) -> Result<Arc<Self>, ServingError> {
         Ok(Arc::new(Self {
             model,
@@ -314,6 +318,7 @@ impl Server {
             folder: folder.into(),
             readiness: Readiness::default(),
             masked: MaskedParts::open(folder.join("masked"))?,
+            set_ups: SetUps::open(folder, set_ups),
         }))
     }
 
@@ -328,6 +333,13 @@ impl Server {
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade));
         service::app(own, self)
+    }
+
+    /// For whom a set-up with a client is kept.
+    fn owner(&self, principal: Option<&Principal>) -> Owner {
+        let model = &self.model;
+        let whose = [&*model.private_sha256, &*model.parameters.public_sha256];
+        Owner::client(principal.map(|principal| &principal.digest), whose)
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {

@@ -1,6 +1,6 @@
 //! What both ends of a session agree on: setting, who computes as E0, correlations, the program.
 
-use marill_mpc::{Comparison, Extension, ProgramSpec, PublicWeights, two_party::LpnSet};
+use marill_mpc::{Comparison, ProgramSpec, PublicWeights, two_party::LpnSet};
 use marill_net::peer_text;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
@@ -9,14 +9,26 @@ use sha2::{Digest, Sha256};
 use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// The version since which a step's own messages are what they are: figures that were measured of
 /// them hold since then.
 pub const STEP_VERSION: u32 = 6;
 
-/// How sessions without a dealer make transfers: silent ones, whose smallest set suits short texts.
-pub const TWO_PARTY_EXTENSION: Extension = Extension::Silent(LpnSet::B10);
+/// Sets of LPN by which sessions without a dealer make silent transfers, by name: what a client
+/// says that it can. One that says nothing has the first.
+#[must_use]
+pub fn lpn_sets() -> Vec<String> {
+    LpnSet::ALL.map(|set| set.name().to_string()).to_vec()
+}
+
+/// The set that suits a program, where the client has it.
+pub(crate) fn agreed_set(suits: LpnSet, client: &[String]) -> LpnSet {
+    match client.iter().any(|name| name == suits.name()) {
+        true => suits,
+        false => LpnSet::B10,
+    }
+}
 
 /// Who produces correlations, and when. The protocol of the evaluators is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

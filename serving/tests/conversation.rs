@@ -6,7 +6,7 @@ use marill_mpc::{Comparison, Sampling, Twin, random_model::tiny_spec};
 use marill_net::http::HttpClient;
 use marill_partition::{ExportOptions, Partition, export};
 use marill_serving::{
-    Endpoint,
+    Endpoint, SetUpLimits,
     client::{
         Answer, Client, ClientOptions, ComparisonChoice, CorrelationPreference, Request,
         SecureSession, SessionOpener,
@@ -297,6 +297,7 @@ fn client(
         party: None,
         comparison: ComparisonChoice::Open,
         setting: Some(setting),
+        set_ups: SetUpLimits::CLIENT,
     };
     let partition = Partition::open_public(&at.join("out")).unwrap();
     Client::with_partition(&partition, &options).unwrap()

@@ -6,7 +6,7 @@ use std::{net::TcpListener, ops::ControlFlow};
 use marill_model::Prefix;
 use marill_partition::{ExportOptions, Partition, export};
 use marill_serving::{
-    ServingError,
+    ServingError, SetUpLimits,
     client::{Client, ClientOptions, ComparisonChoice, CorrelationPreference, Request},
 };
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
@@ -68,6 +68,7 @@ fn a_prompts_prefix_runs_before_the_server_hears_of_it() {
         party: None,
         comparison: ComparisonChoice::Open,
         setting: None,
+        set_ups: SetUpLimits::CLIENT,
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();
     // The prefix knows no such token: what fails there has opened nothing.

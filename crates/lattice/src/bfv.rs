@@ -158,6 +158,60 @@ impl SecretKey {
         Zeroizing::new(digits.collect())
     }
 
+    /// What [`Self::from_bytes`] reads: the set's digest, then two bits a digit.
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let digits = self.digits();
+        let mut out = Zeroizing::new(Vec::with_capacity(Self::bytes(self.set())));
+        out.extend(self.set().digest());
+        let four = |four: &[i64]| {
+            let places = four.iter().enumerate();
+            places.fold(0, |byte, (i, digit)| byte | ((digit + 1) as u8) << (2 * i))
+        };
+        out.extend(digits.chunks_exact(4).map(four));
+        out
+    }
+
+    fn bytes(set: ParameterSet) -> usize {
+        32 + set.n() / 4
+    }
+
+    /// # Errors
+    /// Another length or set, a digit that no secret has.
+    pub(crate) fn from_bytes(set: ParameterSet, bytes: &[u8]) -> Result<Self, LatticeError> {
+        let message = "saved secret key";
+        let expected = Self::bytes(set);
+        if bytes.len() != expected {
+            let got = bytes.len();
+            return Err(LatticeError::Length {
+                message,
+                expected,
+                got,
+            });
+        }
+        let (digest, rest) = bytes.split_at(32);
+        if digest != set.digest() {
+            return Err(LatticeError::Parameters { message });
+        }
+        // All are looked at, so that the time says nothing of them.
+        if rest
+            .iter()
+            .fold(0, |wrong, byte| wrong | (byte & byte >> 1 & 0x55))
+            != 0
+        {
+            return Err(LatticeError::Malformed {
+                message,
+                reason: "a digit that no secret has",
+            });
+        }
+        let pairs = rest
+            .iter()
+            .flat_map(|byte| [0, 2, 4, 6].map(|at| byte >> at & 3));
+        let digits: Zeroizing<Vec<i64>> = Zeroizing::new(pairs.map(|d| i64::from(d) - 1).collect());
+        let ring = Ring::of(set);
+        let s = ring.forward(ring.small(&digits));
+        Ok(Self { ring, s })
+    }
+
     /// A fresh public key of this key, as [`PublicKey::from_bytes`] reads it: the set's digest, a
     /// seed, a polynomial.
     pub(crate) fn public_key(&self) -> Vec<u8> {

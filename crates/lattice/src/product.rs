@@ -261,7 +261,24 @@ impl Client {
         }
     }
 
-    /// What the server needs once, before the first request.
+    /// The secret key, to be kept between sessions where only its owner reads it: whoever else does
+    /// decrypts all that was ever encrypted to it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        self.key.to_bytes()
+    }
+
+    /// Reads what [`Self::to_bytes`] gave. Encryptions under it are fresh as before.
+    ///
+    /// # Errors
+    /// Another length or set, what is no secret key.
+    pub fn from_bytes(set: ParameterSet, bytes: &[u8]) -> Result<Self, LatticeError> {
+        let key = SecretKey::from_bytes(set, bytes)?;
+        Ok(Self { key })
+    }
+
+    /// What the server needs once, before the first request. Another one at each call, of the same
+    /// secret.
     #[must_use]
     pub fn public_key(&self) -> Vec<u8> {
         self.key.public_key()

@@ -136,6 +136,9 @@ fn key(sender: Party, number: usize, published: [&[u8]; 2], shared: &RistrettoPo
 }
 
 impl BaseOts {
+    /// What each party sends to make them.
+    pub const SENT_BYTES: usize = (1 + BASE) * POINT_BYTES;
+
     /// Makes base transfers in both directions: two rounds.
     ///
     /// # Errors

@@ -135,6 +135,11 @@ impl<C: Channel> Link<C> {
         std::mem::replace(&mut self.phase, phase)
     }
 
+    /// Counts the next message as a round of its own, also where it could travel with the last one.
+    pub fn begin_round(&mut self) {
+        self.last = Last::Both;
+    }
+
     fn count(&mut self, happened: Last, sent: usize, received: usize) {
         let new_round = happened == Last::Both || happened != self.last;
         self.last = happened;

@@ -28,6 +28,8 @@ pub struct Session<C, S> {
     link: Link<C>,
     source: S,
     stock: Stock,
+    /// Whether each party plays the other's part.
+    exchanged: bool,
 }
 
 /// Whether the peer makes transfers in the same way.
@@ -110,11 +112,36 @@ impl<C: Channel, S: Source> Session<C, S> {
             link,
             source,
             stock,
+            exchanged: false,
         }
     }
 
+    /// Which part this party plays.
     pub fn party(&self) -> Party {
-        self.link.party()
+        self.at_link(self.link.party())
+    }
+
+    /// Lets each party play the other's part in what follows, or its own again. A protocol on
+    /// shares gives the same sums either way, and what the parts send changes sides; one on the
+    /// parties' own values compares the other's. Both parties do it between the same protocols.
+    pub fn exchange_parts(&mut self, exchanged: bool) {
+        self.exchanged = exchanged;
+    }
+
+    /// The party of the link that plays a part, and the other way round.
+    fn at_link(&self, part: Party) -> Party {
+        match self.exchanged {
+            true => part.other(),
+            false => part,
+        }
+    }
+
+    /// What the parties of the link need where their parts need this.
+    fn needs_at_link(&self, needs: &Needs) -> Needs {
+        match self.exchanged {
+            true => needs.exchanged(),
+            false => needs.clone(),
+        }
     }
 
     pub fn link(&mut self) -> &mut Link<C> {
@@ -136,8 +163,8 @@ impl<C: Channel, S: Source> Session<C, S> {
     /// # Errors
     /// Those of [`Link`].
     pub fn set_up(&mut self, needs: &Needs) -> Result<(), OtError> {
-        let cots = needs.cots();
-        let party = self.party();
+        let cots = self.needs_at_link(needs).cots();
+        let party = self.link.party();
         let directions = [party, party.other()].map(|sender| cots[sender as usize] > 0);
         self.source.set_up(&mut self.link, directions)
     }
@@ -148,6 +175,10 @@ impl<C: Channel, S: Source> Session<C, S> {
     /// # Errors
     /// Those of [`Link`].
     pub fn prepare(&mut self, needs: &Needs) -> Result<(), OtError> {
+        self.make(&self.needs_at_link(needs))
+    }
+
+    fn make(&mut self, needs: &Needs) -> Result<(), OtError> {
         let mut batch = Needs::none();
         let mut cots = [0; 2];
         for (kind, sender, n) in needs.iter() {
@@ -168,7 +199,7 @@ impl<C: Channel, S: Source> Session<C, S> {
     }
 
     fn extend(&mut self, needs: &Needs) -> Result<(), OtError> {
-        let party = self.party();
+        let party = self.link.party();
         let mut segments = Segments::default();
         let mut sent = Vec::new();
         let mut chosen = Vec::new();
@@ -199,14 +230,14 @@ impl<C: Channel, S: Source> Session<C, S> {
     /// Those of [`Link`].
     pub fn ensure(&mut self, needs: &Needs) -> Result<(), OtError> {
         let mut missing = Needs::none();
-        for (kind, sender, n) in needs.iter() {
+        for (kind, sender, n) in self.needs_at_link(needs).iter() {
             missing.add(
                 kind,
                 sender,
                 n.saturating_sub(self.stock.left(kind, sender)),
             );
         }
-        self.prepare(&missing)
+        self.make(&missing)
     }
 
     /// Takes pads that this party sends.
@@ -248,8 +279,8 @@ impl<C: Channel, S: Source> Session<C, S> {
     /// Bytes in both directions that the source sends to make this now.
     pub fn extension_bytes(&self, needs: &Needs) -> u64 {
         let mut segments = Segments::default();
-        for (kind, sender, n) in needs.iter() {
-            if sender == self.party() {
+        for (kind, sender, n) in self.needs_at_link(needs).iter() {
+            if sender == self.link.party() {
                 segments.send.push(n * kind.cots());
             } else {
                 segments.choose.push(n * kind.cots());

@@ -83,13 +83,24 @@ impl Needs {
         self.add(kind, Party::E1, n);
     }
 
+    /// The same where each party plays the other's part.
+    #[must_use]
+    pub fn exchanged(&self) -> Self {
+        let mut exchanged = Self::none();
+        for (kind, sender, n) in self.iter() {
+            exchanged.add(kind, sender.other(), n);
+        }
+        exchanged
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for (kind, sender, n) in other.iter() {
             self.add(kind, sender, n);
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, Party, usize)> {
+    /// Each kind, its sender, and how many.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, Party, usize)> {
         self.0.iter().flat_map(|(kind, [e0, e1])| {
             [(*kind, Party::E0, *e0), (*kind, Party::E1, *e1)].into_iter()
         })

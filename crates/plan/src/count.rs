@@ -5,7 +5,7 @@ use marill_mpc::{
     cost::Cost,
     tally::tally_on,
     tally_two_party,
-    two_party::{LpnSet, Products, tally_made_ahead},
+    two_party::{Products, lpn_set_for, tally_made_ahead},
 };
 
 /// What `rows` rows behind `cached` keys cost.
@@ -22,9 +22,6 @@ pub fn counted(
     let add = |sum: Cost, (_, cost): &(&str, Cost)| sum + *cost;
     Ok(by_label.iter().fold(Cost::default(), add))
 }
-
-/// How services make transfers between two parties.
-const TRANSFERS: LpnSet = LpnSet::B10;
 
 /// What `rows` rows behind `cached` keys cost client and server alone, with their share of what is
 /// made ahead and of the transfers; set-up is not in it.
@@ -45,7 +42,8 @@ pub fn counted_alone(
     let mut rounds = (counted.online.rounds + counted.offline.rounds) as f64;
     // Who has the messages of a transfer gets trees from the chooser: both send, in the mean alike.
     let transfers: usize = counted.transfers.cots().iter().sum();
-    let extension = transfers as f64 * TRANSFERS.bits_per_transfer() / 8.0;
+    let set = lpn_set_for(spec)?;
+    let extension = transfers as f64 * set.bits_per_transfer() / 8.0;
     sent.iter_mut().for_each(|bytes| *bytes += extension / 2.0);
     if let Some((made, steps)) =
         tally_made_ahead(spec, greedy, cached, rows, None, Products::Cheaper)?

@@ -191,6 +191,8 @@ impl World {
             proof: proof.to_string(),
             adapter_sha256: None,
             sampling: None,
+            lpn_sets: Vec::new(),
+            keeps_set_up: false,
         };
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| channel)

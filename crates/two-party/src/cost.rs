@@ -24,6 +24,17 @@ impl Cost {
         self.rounds += u64::from(bits != [0, 0]);
     }
 
+    /// The same where each party plays the other's part
+    /// ([`Session::exchange_parts`](marill_ot::Session::exchange_parts)).
+    #[must_use]
+    pub fn exchanged(self) -> Self {
+        let [first, second] = self.sent;
+        Self {
+            sent: [second, first],
+            ..self
+        }
+    }
+
     /// Bytes in both directions.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -45,7 +45,7 @@ pub struct Digits {
     pub bits: u32,
     pub low: u32,
     pub index: u32,
-    /// The distance is shared modulo `2^to`.
+    /// The distance is shared modulo `2^to`, which may be `2^low`.
     pub to: u32,
     /// What is added to a value before its sign bit is taken; `None` where no sign is wanted.
     pub sign: Option<u64>,
@@ -58,6 +58,8 @@ pub struct Parts {
     pub index: Vec<u64>,
     /// `x` modulo `2^low`, additive modulo `2^to`.
     pub distance: Vec<u64>,
+    /// Whether both parties' shares, modulo `2^low`, add up to `2^low` or more.
+    pub wrap: Bits,
     /// Whether nothing is set above the index.
     pub inside: Bits,
     /// The sign bit of the value plus the offset.
@@ -134,6 +136,7 @@ impl Digits {
         Ok(Parts {
             index,
             distance,
+            wrap: low.greater.expect("asked for"),
             inside: &plain ^ &products[0][0],
             negative: sign.map(|carry| &top ^ carry),
         })

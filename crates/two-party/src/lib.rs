@@ -24,6 +24,7 @@
 //! | zero and sign extension | [`Extend`] |
 //! | products of secrets | [`Product`], [`CrossTerm`] |
 //! | products of different widths, of matrices too | [`MixedProduct`], [`MixedMatrix`] |
+//! | products by a value of few bits whose wrap is known | [`NarrowProduct`] |
 //! | products under masks that are made ahead | [`OpenedProduct`] |
 //! | random words known bit by bit and in the ring | [`lookup::SharedBits`] |
 //! | sums of one party's vectors by the other's scalars | [`combinations`] |
@@ -72,7 +73,7 @@ pub use self::{
     pool::{ArgMax, Average, Maximum, Windows},
     product::{
         Combination, Combine, CrossTerm, Factor, MAX_WIDTH, MixedMatrix, MixedProduct,
-        OpenedProduct, Product, Triples, combinations, combinations_cost,
+        NarrowProduct, OpenedProduct, Product, Triples, combinations, combinations_cost,
     },
     recurrent::{Half, Recurrent},
     relu::{Relu, ReluCapped, ReluTruncate},

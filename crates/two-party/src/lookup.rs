@@ -35,8 +35,8 @@ use marill_net::Channel;
 use marill_ot::{BitWriter, OtError, Session, Source, transfer::exchange};
 
 pub use self::{
-    onehot::OneHots,
-    shared_bits::SharedBits,
+    onehot::{OneHotList, OneHots},
+    shared_bits::{SharedBits, Width},
     words::{Index, Query, words, words_cost},
 };
 use crate::Cost;
@@ -63,7 +63,7 @@ impl Table<'_> {
     }
 }
 
-/// Additive shares of each table's entry at each index. Two rounds.
+/// Additive shares of each table's entry at each index, in the ring of its random bits. Two rounds.
 ///
 /// # Errors
 /// Those of [`Session`].

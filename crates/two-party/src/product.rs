@@ -16,6 +16,7 @@
 mod combination;
 mod matrix;
 mod mixed;
+mod narrow;
 mod opened;
 
 use marill_net::Channel;
@@ -29,6 +30,7 @@ pub use self::{
     combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost},
     matrix::MixedMatrix,
     mixed::{Factor, MixedProduct},
+    narrow::NarrowProduct,
     opened::{OpenedProduct, Triples},
 };
 use crate::Cost;

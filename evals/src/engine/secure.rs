@@ -11,7 +11,7 @@ use marill_model::Prefix;
 use marill_mpc::{
     ClientSession, DealerSession, MaskedAdapter, PrivateWeights, PublicWeights, Seed,
     ServerSession, Traffic, TwoParty,
-    two_party::{Extension, LpnSet},
+    two_party::{Extension, lpn_set_for},
 };
 use marill_net::memory_pair;
 use marill_partition::Partition;
@@ -21,9 +21,6 @@ use crate::EvalError;
 
 /// The engine's name in the setting `2pc`.
 pub(crate) const TWO_PARTY: &str = "secure-2pc";
-
-/// As sessions over HTTP make transfers.
-const EXTENSION: Extension = Extension::Silent(LpnSet::B10);
 
 /// What secure answers cost the client: bytes and rounds as counted on its channel to the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -154,15 +151,17 @@ impl SecureEngine {
         let (client_end, server_end) = memory_pair();
         let (to_server, server_steps) = mpsc::channel::<Step>();
         let (public, private) = self.weights();
+        // As services do.
+        let extension = Extension::Silent(lpn_set_for(&public.spec)?);
         let server = thread::spawn(move || -> Result<(), EvalError> {
             let peer = Box::new(server_end);
-            let mut session = ServerSession::without_dealer(public, private, peer, EXTENSION)?;
+            let mut session = ServerSession::without_dealer(public, private, peer, extension)?;
             server_steps
                 .into_iter()
                 .try_for_each(|step| step.serve(&mut session))
         });
         let peer = Box::new(client_end);
-        let session = ClientSession::without_dealer(Arc::clone(&self.public), peer, EXTENSION);
+        let session = ClientSession::without_dealer(Arc::clone(&self.public), peer, extension);
         let traffic = |session: &ClientSession<TwoParty>| {
             let sum = session.traffic();
             Traffic {

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use marill_net::Channel;
-use marill_ot::{AnySource, BaseOts, Extension, Link, Phase, Traffic};
+use marill_ot::{
+    AnySource, BaseId, BaseOts, Extension, Link, Phase, Traffic,
+    keep::{self, Origin},
+};
 use marill_two_party::{OtError, Party, Session};
 
 use crate::{
     error::ProtocolError,
     session::{ClientSession, ServerSession, State},
-    two_party::{Preparation, Products, TwoParty},
+    two_party::{Preparation, Products, SetUp, TwoParty},
     weights::{PrivateWeights, PublicWeights},
 };
 
-/// Base transfers, made anew for every session, and what expands them.
-fn begin(
-    peer: Box<dyn Channel>,
-    party: Party,
-    extension: Extension,
-) -> Result<Session<Box<dyn Channel>, AnySource>, OtError> {
+type Live = Session<Box<dyn Channel>, AnySource>;
+
+/// Base transfers, made anew, and what expands them.
+fn begin(peer: Box<dyn Channel>, party: Party, extension: Extension) -> Result<Live, OtError> {
     let mut link = Link::new(peer, party);
     let base = BaseOts::establish(&mut link)?;
     Session::begin(link, &base, extension)
@@ -40,6 +41,34 @@ impl ClientSession<TwoParty> {
         Ok(Self {
             state: State::new(weights, engine),
         })
+    }
+
+    /// As [`Self::without_dealer`], with what was kept of an earlier session with this peer, if it
+    /// is: where E1 has its part, neither base transfers nor keys are sent again, else all are new.
+    /// E1 keeps too. Also says which it was.
+    ///
+    /// # Errors
+    /// As [`Self::without_dealer`].
+    pub fn with_kept(
+        weights: Arc<PublicWeights>,
+        peer: Box<dyn Channel>,
+        extension: Extension,
+        saved: Option<SetUp>,
+    ) -> Result<(Self, Origin), ProtocolError> {
+        TwoParty::check(&weights.spec, None)?;
+        let mut link = Link::new(peer, Party::E0);
+        let (base, keys) = saved.map_or((None, None), |saved| (Some(saved.base), saved.keys));
+        let (base, origin) = keep::offer(&mut link, base)?;
+        let session = Session::begin(link, &base, extension)?;
+        let engine = TwoParty::client(&weights.spec, session)?.keeping(base, origin, keys);
+        let state = State::new(weights, engine);
+        Ok((Self { state }, origin))
+    }
+
+    /// Behind the first step: what to keep for the next session with this peer, where it keeps too.
+    /// Once, and nothing where all of it was kept before.
+    pub fn take_set_up(&mut self) -> Option<SetUp> {
+        self.state.engine.take_set_up()
     }
 
     /// Returns self with products made in this way, as at E1. Before the first step.
@@ -139,6 +168,39 @@ impl ServerSession<TwoParty> {
         Ok(Self {
             state: State::new(weights, engine),
         })
+    }
+
+    /// As [`Self::without_dealer`], where E0 keeps what it can use again
+    /// ([`ClientSession::with_kept`]): `find` gives this party's part of what has this name, if it
+    /// was kept for this peer and these private weights.
+    ///
+    /// # Errors
+    /// As [`Self::without_dealer`].
+    pub fn with_kept(
+        weights: Arc<PublicWeights>,
+        private: Arc<PrivateWeights>,
+        peer: Box<dyn Channel>,
+        extension: Extension,
+        find: impl FnOnce(&BaseId) -> Option<SetUp>,
+    ) -> Result<(Self, Origin), ProtocolError> {
+        TwoParty::check(&weights.spec, None)?;
+        let mut link = Link::new(peer, Party::E1);
+        let mut keys = None;
+        let find = |name: &BaseId| {
+            let saved = find(name)?;
+            keys = saved.keys;
+            Some(saved.base)
+        };
+        let (base, origin) = keep::answer(&mut link, find)?;
+        let session = Session::begin(link, &base, extension)?;
+        let engine = TwoParty::server(&weights.spec, private, session)?;
+        let state = State::new(weights, engine.keeping(base, origin, keys));
+        Ok((Self { state }, origin))
+    }
+
+    /// As at E0.
+    pub fn take_set_up(&mut self) -> Option<SetUp> {
+        self.state.engine.take_set_up()
     }
 
     /// Returns self with products made in this way, as at E0. Before the first step.

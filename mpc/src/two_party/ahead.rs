@@ -39,7 +39,8 @@ use crate::{
     sampling::Sampling,
     spec::MAX_POSITIONS,
     two_party::{
-        Gates, TwoParty,
+        TwoParty,
+        gates::Planned,
         jobs::{Job, Made, MadeUpdate, Plan},
         make::{self, Kept},
     },
@@ -83,8 +84,10 @@ pub(super) struct Stock {
     cache: Cache<TwoParty>,
     shapes: PublicWeights,
     ready: VecDeque<Made>,
-    /// Rows of the prepared steps that have not begun.
-    steps: VecDeque<usize>,
+    /// Rows of the prepared steps that have not begun, and what else they take.
+    steps: VecDeque<(usize, Planned)>,
+    /// What the step that begins takes.
+    planned: Planned,
     kept: Vec<Kept>,
     preparations: Vec<Preparation>,
 }
@@ -110,6 +113,7 @@ impl Stock {
             shapes: PublicWeights::shapes_only(spec),
             ready: VecDeque::new(),
             steps: VecDeque::new(),
+            planned: Planned::default(),
             kept: Vec::new(),
             preparations: Vec::new(),
         }
@@ -124,7 +128,12 @@ impl Stock {
     /// rows is of no use behind this one, since their keys come before it.
     fn begin(&mut self, rows: usize) -> bool {
         match self.steps.front() {
-            Some(prepared) if *prepared == rows => self.steps.pop_front().is_some(),
+            Some((prepared, _)) if *prepared == rows => {
+                if let Some((_, planned)) = self.steps.pop_front() {
+                    self.planned = planned;
+                }
+                true
+            }
             Some(_) => {
                 self.forget();
                 false
@@ -133,9 +142,14 @@ impl Stock {
         }
     }
 
+    /// What the step that began takes beside products.
+    pub(super) fn take_planned(&mut self) -> Planned {
+        std::mem::take(&mut self.planned)
+    }
+
     /// Drops what was prepared and has not begun: its masks, and the other party's of its keys.
     fn forget(&mut self) {
-        let unused: usize = self.steps.drain(..).sum();
+        let unused: usize = self.steps.drain(..).map(|(rows, _)| rows).sum();
         self.ready.clear();
         let positions = self.cache.len() - unused;
         self.cache.len = positions;
@@ -157,14 +171,20 @@ impl Stock {
     }
 
     /// What `steps` more steps of `rows` rows will take.
-    pub(super) fn plan(&mut self, rows: usize, steps: usize) -> ProtocolResult<Vec<Job>> {
+    pub(super) fn plan(
+        &mut self,
+        rows: usize,
+        steps: usize,
+    ) -> ProtocolResult<(Vec<Job>, Vec<Planned>)> {
+        let mut all = Vec::with_capacity(steps);
         for _ in 0..steps {
             check_remaining_context(&self.shapes.spec, self.cache.len(), rows)?;
             run_blind(&mut self.planner, &self.shapes, &mut self.cache, rows)?;
+            all.push(self.planner.gates.take_planned());
+            // What else was counted on the way is of no interest.
+            self.planner.gates.forget_counts();
         }
-        // What was counted on the way is of no interest.
-        self.planner.gates = Gates::count();
-        Ok(self.planner.planned())
+        Ok((self.planner.planned(), all))
     }
 }
 
@@ -246,7 +266,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         };
         stock.preparations.push(Preparation { rows, steps });
         // The same plan at both parties, since it depends on shapes alone.
-        let jobs = stock.plan(rows, steps)?;
+        let (jobs, planned) = stock.plan(rows, steps)?;
         let factors = make::Factors {
             maps: &self.maps,
             private: self.private.as_deref(),
@@ -258,7 +278,8 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let made = made?;
         // In the order in which the steps will ask.
         stock.ready.extend(made);
-        stock.steps.extend(std::iter::repeat_n(rows, steps));
+        let planned = planned.into_iter().map(|planned| (rows, planned));
+        stock.steps.extend(planned);
         Ok(steps)
     }
 

@@ -2,17 +2,22 @@
 
 use marill_net::Channel;
 use marill_numeric::{
-    RingTensor,
+    RingTensor, Rounding,
     fixed::low_mask,
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Piecewise, Tail},
 };
 use marill_ot::Source;
-use marill_two_party::{Bits, Digits, Parts, Party, Radix, lookup::Table};
+use marill_two_party::{Bits, Digits, Parts, Party, Radix, Truncate, lookup::Table};
 
 use crate::{
     error::ProtocolResult,
     kernels::ragged,
-    two_party::{Gates, gates::Choice},
+    two_party::{
+        Gates,
+        begin::signed_bits,
+        bilinear,
+        gates::{Choice, radix},
+    },
 };
 
 /// Bits of an argument of a tabulated function.
@@ -65,70 +70,124 @@ pub(super) fn linear<C: Channel, S: Source>(
         bits: ARGUMENT_BITS,
         low: table.low_bits,
         index: INDEX_BITS,
-        to: LINE_BITS,
+        // Its wrap is a bit of its own.
+        to: table.low_bits,
         // Of the argument itself.
         sign: (table.tail != Tail::Zero).then_some(start),
-        radix: Radix::Four,
+        radix: radix(x.data.len()),
     };
     // All that the argument's bits say, in one comparison.
     let parts = gates.digits(digits, &shifted)?;
-    let entries = |of: &[i64], added: i64| -> Vec<u64> {
-        of.iter()
-            .map(|v| (v + added) as u64 & low_mask(LINE_BITS))
-            .collect()
-    };
-    let columns = [entries(&table.value, table.bias), entries(&table.slope, 0)];
-    let tables = columns.each_ref().map(|entries| Table {
-        entries,
-        out_bits: LINE_BITS,
+    // A line without its bias, which is zero where there is none, in as many bits as it takes.
+    let of = [&table.value, &table.slope];
+    let bits = of.map(|of| of.iter().map(|v| signed_bits(*v as u64)).max().unwrap_or(1));
+    let columns = [0, 1].map(|k| -> Vec<u64> {
+        let entries = of[k].iter().map(|v| *v as u64 & low_mask(bits[k]));
+        entries.collect()
     });
-    let [value, slope] = <[_; 2]>::try_from(gates.lookup(INDEX_BITS, &tables, &parts.index)?)
+    let tables = [0, 1].map(|k| Table {
+        entries: &columns[k],
+        out_bits: bits[k],
+    });
+    let tables = (&tables[..], &[LINE_BITS; 2][..]);
+    let [value, slope] = <[_; 2]>::try_from(gates.lookup(INDEX_BITS, tables, &parts.index)?)
         .expect("one result per table");
-    // value + slope·d, with the bias that keeps it positive.
-    let product = gates.product(LINE_BITS, &slope, &parts.distance)?;
+    // value + slope·d.
+    let distance = (&parts.distance[..], &parts.wrap);
+    let product = gates.narrow_product([LINE_BITS, table.low_bits], distance, &slope)?;
     let line = value.iter().zip(&product);
     let line: Vec<u64> = line.map(|(v, p)| v.wrapping_add(*p)).collect();
-    let frac_bits = table.slope_frac_bits;
-    // Rounded, and the bias taken off again.
-    let bias = public(gates, (table.bias >> frac_bits) as u64);
-    let mut line = gates.round([LINE_BITS, frac_bits, out_bits], &line)?;
-    line.iter_mut().for_each(|v| *v = v.wrapping_sub(bias));
-    let data = with_tail(gates, table.tail, x, &parts, &line, out_bits)?;
+    let data = match gates.rounding {
+        Rounding::Exact => rounded_behind(gates, table, x, &parts, line, out_bits)?,
+        Rounding::Stochastic => rounded_before(gates, table, x, &parts, line, out_bits)?,
+    };
     Ok(RingTensor::new(x.rows, x.cols, out_bits, data))
 }
 
-/// The line where it applies, and the tail everywhere.
+/// `share + v` at each, `v` public.
+fn moved<C: Channel, S: Source>(gates: &Gates<C, S>, shares: &mut [u64], v: u64) {
+    let own = public(gates, v);
+    shares.iter_mut().for_each(|s| *s = s.wrapping_add(own));
+}
+
+/// The line where it applies, rounded, and the tail everywhere. What is zero stays zero when it is
+/// rounded to the nearest, so the line is chosen before, in its narrow ring.
+fn rounded_behind<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    table: &LinearTable,
+    x: &RingTensor,
+    parts: &Parts,
+    line: Vec<u64>,
+    bits: u32,
+) -> ProtocolResult<Vec<u64>> {
+    let [mut line, tail] = with_tail(gates, table.tail, x, parts, (&line, LINE_BITS), bits)?;
+    let frac_bits = table.slope_frac_bits;
+    // With the bias that keeps it positive, which is taken off again.
+    moved(gates, &mut line, table.bias as u64);
+    let mut line = gates.round([LINE_BITS, frac_bits, bits], &line)?;
+    moved(
+        gates,
+        &mut line,
+        ((table.bias >> frac_bits) as u64).wrapping_neg(),
+    );
+    bilinear::add_to(&mut line, &tail);
+    Ok(line)
+}
+
+/// The same where shares round: they might round a zero up, so the line is chosen behind, in the
+/// ring that is left of it, and taken to the wide one then.
+fn rounded_before<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    table: &LinearTable,
+    x: &RingTensor,
+    parts: &Parts,
+    mut line: Vec<u64>,
+    bits: u32,
+) -> ProtocolResult<Vec<u64>> {
+    let frac_bits = table.slope_frac_bits;
+    let left = LINE_BITS - frac_bits;
+    let bias = (table.bias >> frac_bits) as u64;
+    moved(gates, &mut line, table.bias as u64);
+    let mut line = gates.round([LINE_BITS, frac_bits, left], &line)?;
+    moved(gates, &mut line, bias.wrapping_neg());
+    let [mut line, tail] = with_tail(gates, table.tail, x, parts, (&line, left), bits)?;
+    moved(gates, &mut line, bias);
+    // No truncation, an extension: the sum of the shares modulo 2^left, in the wide ring.
+    let extend = Truncate::half_up(left, 0, bits, Radix::default());
+    let mut line = gates.truncate(extend, &line)?;
+    moved(gates, &mut line, bias.wrapping_neg());
+    bilinear::add_to(&mut line, &tail);
+    Ok(line)
+}
+
+/// The line where it applies, in its ring, and the tail everywhere, modulo `2^bits`.
 fn with_tail<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
     tail: Tail,
     x: &RingTensor,
     parts: &Parts,
-    line: &[u64],
+    (line, line_bits): (&[u64], u32),
     bits: u32,
-) -> ProtocolResult<Vec<u64>> {
+) -> ProtocolResult<[Vec<u64>; 2]> {
     let line = Choice {
-        bits,
+        bits: line_bits,
         bit: &parts.inside,
         values: line,
     };
     let Some(negative) = &parts.negative else {
-        return Ok(gates.choose(&[line])?.remove(0));
+        let line = gates.choose(&[line])?.remove(0);
+        return Ok([line, vec![0; x.data.len()]]);
     };
     let positive = negated(gates, negative.clone());
-    let add = |a: Vec<u64>, b: &[u64]| -> Vec<u64> {
-        a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
-    };
     match tail {
         Tail::Step { low, high } => {
-            // low + (high - low)·[x >= 0].
-            // Both in one round.
+            // low + (high - low)·[x >= 0], in the same round.
             let [mut step, mut line] = gates.convert(&[(bits, &positive)], &[line])?;
             let mut step = step.remove(0);
-            let base = public(gates, low as u64);
             let height = (high - low) as u64;
-            step.iter_mut()
-                .for_each(|v| *v = v.wrapping_mul(height).wrapping_add(base));
-            Ok(add(line.remove(0), &step))
+            step.iter_mut().for_each(|v| *v = v.wrapping_mul(height));
+            moved(gates, &mut step, low as u64);
+            Ok([line.remove(0), step])
         }
         _ => {
             // x·[x >= 0].
@@ -139,7 +198,7 @@ fn with_tail<C: Channel, S: Source>(
             };
             let mut both = gates.choose(&[line, relu])?;
             let relu = both.remove(1);
-            Ok(add(both.remove(0), &relu))
+            Ok([both.remove(0), relu])
         }
     }
 }
@@ -243,7 +302,7 @@ pub(super) fn piecewise<C: Channel, S: Source>(
         out_bits: 64,
     });
     let [intercept, slope] =
-        <[_; 2]>::try_from(gates.lookup(search.index_bits, &tables, &index)?)
+        <[_; 2]>::try_from(gates.lookup(search.index_bits, (&tables, &[64; 2]), &index)?)
             .expect("one result per table");
     let product = gates.product(64, &slope, &reduced)?;
     let sums = intercept.iter().zip(&product);
@@ -418,7 +477,92 @@ fn classes<C: Channel, S: Source>(gates: &Gates<C, S>, at_shift: &[Bits], n: usi
     begins.into_iter().zip(ends).map(|(a, b)| a ^ b).collect()
 }
 
-/// The larger of neighbors, level by level, until a row has one value. `bits` must hold the
+/// Values of which the first of the largest is found by comparing all pairs: more where there are
+/// few, since that takes fewer rounds.
+fn group_size(left: usize, values: usize) -> usize {
+    match values {
+        // One round of ANDs more than four, a whole comparison less.
+        0..=128 if left > 4 => 8,
+        0..=MANY => 4,
+        _ => 2,
+    }
+}
+
+/// From so many values on, the bytes of comparing all pairs count more than rounds.
+const MANY: usize = 1 << 13;
+
+/// For each group of values all but its first one: whether it is the largest, the first one of
+/// equals. `bits` must hold the difference of any two.
+fn winners<C: Channel, S: Source>(
+    gates: &mut Gates<C, S>,
+    groups: &[&[u64]],
+    bits: u32,
+) -> ProtocolResult<Bits> {
+    let pairs = |n: usize| (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)));
+    // Whether the earlier one is below the later one.
+    let differences = groups
+        .iter()
+        .flat_map(|group| pairs(group.len()).map(|(i, j)| group[i].wrapping_sub(group[j])));
+    let below = gates.msb(bits, &differences.collect::<Vec<_>>())?;
+    let not = match gates.party() {
+        Party::E0 => 1,
+        Party::E1 => 0,
+    };
+    // What must hold of each value.
+    let mut terms: Vec<Vec<u64>> = Vec::new();
+    let mut at = 0;
+    for group in groups {
+        let first = terms.len();
+        terms.resize(first + group.len(), Vec::new());
+        for (i, j) in pairs(group.len()) {
+            let later = below.get(at);
+            at += 1;
+            terms[first + i].push(later ^ not);
+            terms[first + j].push(later);
+        }
+        terms.remove(first);
+    }
+    // The winner is what all its terms say: products of pairs of them, level by level.
+    while terms.iter().any(|of| of.len() > 1) {
+        let couples = || terms.iter().flat_map(|of| of.chunks_exact(2));
+        let n = couples().count();
+        let [a, b] = [0, 1].map(|side| {
+            let side: Vec<u64> = couples().map(|couple| couple[side]).collect();
+            Bits::from_fn(n, |i| side[i])
+        });
+        let both = gates.and(&a, &b)?;
+        let mut both = (0..n).map(|i| both.get(i));
+        for of in &mut terms {
+            let joined = of.chunks(2).map(|couple| match couple {
+                [_, _] => both.next().expect("one per couple"),
+                _ => couple[0],
+            });
+            *of = joined.collect();
+        }
+    }
+    Ok(Bits::from_fn(terms.len(), |i| terms[i][0]))
+}
+
+/// In each group all values but the first, less the first.
+fn above_first(groups: &[&[u64]]) -> Vec<u64> {
+    let more = |group: &&[u64]| -> Vec<u64> {
+        let above = group[1..].iter().map(|v| v.wrapping_sub(group[0]));
+        above.collect()
+    };
+    groups.iter().flat_map(more).collect()
+}
+
+/// What each group's winner has: the first's, and what the others add of which one may be chosen.
+fn chosen_of(groups: &[&[u64]], chosen: &[u64]) -> Vec<u64> {
+    let mut chosen = chosen.iter();
+    let sum = |group: &&[u64]| {
+        let more = chosen.by_ref().take(group.len() - 1);
+        more.fold(group[0], |sum, v| sum.wrapping_add(*v))
+    };
+    groups.iter().map(sum).collect()
+}
+
+/// The largest of each row, group by group until a row has one value. `bits` must hold the
 /// difference of any two.
 pub(super) fn ragged_max<C: Channel, S: Source>(
     gates: &mut Gates<C, S>,
@@ -427,23 +571,22 @@ pub(super) fn ragged_max<C: Channel, S: Source>(
     bits: u32,
 ) -> ProtocolResult<RingTensor> {
     let mut rows: Vec<Vec<u64>> = ragged(&x.data, lens).map(<[u64]>::to_vec).collect();
-    while rows.iter().any(|row| row.len() > 1) {
-        let pairs = rows.iter().flat_map(|row| row.chunks_exact(2));
-        let differences: Vec<u64> = pairs.map(|pair| pair[1].wrapping_sub(pair[0])).collect();
-        // max(a, b) = a + [b >= a]·(b - a).
-        let below = gates.msb(bits, &differences)?;
-        let above = negated(gates, below);
-        let gains = gates.multiplex(bits, &above, &differences)?;
-        let mut gains = gains.into_iter();
-        for row in &mut rows {
-            *row = row
-                .chunks(2)
-                .map(|pair| match pair {
-                    [a, _] => a.wrapping_add(gains.next().expect("one per pair")),
-                    _ => pair[0],
-                })
-                .collect();
+    loop {
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if longest <= 1 {
+            break;
         }
+        let size = group_size(longest, rows.iter().map(Vec::len).sum());
+        let groups: Vec<&[u64]> = rows.iter().flat_map(|row| row.chunks(size)).collect();
+        // max = first + Σ [i wins]·(x_i - first).
+        let wins = winners(gates, &groups, bits)?;
+        let chosen = gates.multiplex(bits, &wins, &above_first(&groups))?;
+        let mut values = chosen_of(&groups, &chosen).into_iter();
+        let lens: Vec<usize> = rows.iter().map(|row| row.len().div_ceil(size)).collect();
+        rows = lens
+            .iter()
+            .map(|n| values.by_ref().take(*n).collect())
+            .collect();
     }
     let data = rows.iter().map(|row| row.first().copied().unwrap_or(0));
     Ok(RingTensor::new(1, lens.len(), bits, data.collect()))
@@ -459,39 +602,28 @@ pub(super) fn argmax<C: Channel, S: Source>(
     let mut values = x.to_vec();
     let mut indices: Vec<u64> = (0..x.len() as u64).map(|i| public(gates, i)).collect();
     while values.len() > 1 {
-        let difference = |row: &[u64]| -> Vec<u64> {
-            row.chunks_exact(2)
-                .map(|pair| pair[1].wrapping_sub(pair[0]))
-                .collect()
-        };
-        let gains = difference(&values);
-        let steps = difference(&indices);
-        // The later one only where it is larger: the negated difference is below zero.
-        let opposite: Vec<u64> = gains.iter().map(|v| v.wrapping_neg()).collect();
-        let above = gates.msb(bits, &opposite)?;
-        // a + [b > a]·(b - a), of the value and of its index.
+        let size = group_size(values.len(), values.len());
+        let groups: Vec<&[u64]> = values.chunks(size).collect();
+        let places: Vec<&[u64]> = indices.chunks(size).collect();
+        let wins = winners(gates, &groups, bits)?;
+        let [gains, steps] = [&groups, &places].map(|of| above_first(of));
+        // Of the value and of its index.
         let chosen = gates.choose(&[
             Choice {
                 bits,
-                bit: &above,
+                bit: &wins,
                 values: &gains,
             },
             Choice {
                 bits: index_bits,
-                bit: &above,
+                bit: &wins,
                 values: &steps,
             },
         ])?;
-        for (row, chosen) in [&mut values, &mut indices].into_iter().zip(&chosen) {
-            *row = row
-                .chunks(2)
-                .enumerate()
-                .map(|(i, pair)| match pair {
-                    [a, _] => a.wrapping_add(chosen[i]),
-                    _ => pair[0],
-                })
-                .collect();
-        }
+        let [next, at] = [(&groups, &chosen[0]), (&places, &chosen[1])]
+            .map(|(groups, chosen)| chosen_of(groups, chosen));
+        values = next;
+        indices = at;
     }
     Ok(indices.first().copied().unwrap_or(0))
 }

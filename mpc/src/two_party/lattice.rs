@@ -8,16 +8,17 @@
 //! [`Factors::Masks`] asks. See [`marill_lattice`] for the construction and its security.
 
 use marill_lattice::{
-    Batch, Client, Factors, Matrix, PackingKeys, ParameterSet, Product, Received, Server,
+    Batch, Client, Factors, Matrix, PackingKeys, Product, PublicKey, Received, Server,
 };
 use marill_net::Channel;
-use marill_ot::Source;
+use marill_ot::{Link, Source};
 use marill_two_party::{Cost, Party, Session};
 use zeroize::Zeroizing;
 
-use crate::error::ProtocolResult;
-
-pub(super) const SET: ParameterSet = ParameterSet::N8192;
+use crate::{
+    error::ProtocolResult,
+    two_party::kept::{DIGEST_BYTES, Keeping, KeptKeys, SET, digest_of},
+};
 
 /// Widest ring in which a share can be multiplied by a share.
 pub(super) const MOST_SHARED_BITS: u32 = 48;
@@ -98,26 +99,95 @@ pub(super) struct Keys {
     peer: Server,
     /// The peer's, once something was packed.
     packing: Option<PackingKeys>,
+    /// Where both parties keep them.
+    reuse: Option<Reuse>,
 }
+
+/// Keys that outlive the session.
+struct Reuse {
+    /// Until they are taken.
+    keys: Option<KeptKeys>,
+    /// Whether the peer has this party's packing keys, and this party the peer's.
+    packing: [bool; 2],
+    changed: bool,
+}
+
+const PUBLIC: usize = 0;
+const PACKING: usize = 1;
 
 impl Keys {
     /// Both send their public keys. One round.
     pub(super) fn exchange<C: Channel, S: Source>(
         session: &mut Session<C, S>,
+        keeping: Option<&mut Keeping>,
     ) -> ProtocolResult<Self> {
-        let own = Client::new(SET);
-        let public = own.public_key();
         // Set-up, whatever is counted now.
         let phase = session.link().enter(marill_ot::Phase::Setup);
-        let received = session
-            .link()
-            .exchange("lattice keys", &public, public.len());
+        let made = match keeping {
+            None => Self::new_ones(session.link()),
+            Some(keeping) => Self::kept_ones(session.link(), keeping.keys.take()),
+        };
         session.link().enter(phase);
-        let peer = Server::new(SET, &received?)?;
+        made
+    }
+
+    fn new_ones<C: Channel>(link: &mut Link<C>) -> ProtocolResult<Self> {
+        let own = Client::new(SET);
+        let public = own.public_key();
+        let received = link.exchange("lattice keys", &public, public.len())?;
         Ok(Self {
             own,
-            peer,
+            peer: Server::new(SET, &received)?,
             packing: None,
+            reuse: None,
+        })
+    }
+
+    /// The same, but for keys that both still have: both say first which ones those are, 128 bytes
+    /// each, in a round of its own.
+    fn kept_ones<C: Channel>(link: &mut Link<C>, saved: Option<KeptKeys>) -> ProtocolResult<Self> {
+        let mut keys = saved.unwrap_or_else(|| KeptKeys {
+            own: Client::new(SET).to_bytes(),
+            given: [[0; DIGEST_BYTES]; 2],
+            held: [Vec::new(), Vec::new()],
+        });
+        let own = Client::from_bytes(SET, &keys.own)?;
+        let held = [&keys.held[PUBLIC], &keys.held[PACKING]].map(|held| digest_of(held));
+        let said = [keys.given, held].concat();
+        let answer = link.exchange("kept lattice keys", said.as_flattened(), 4 * DIGEST_BYTES)?;
+        let (answer, _) = answer.as_chunks::<DIGEST_BYTES>();
+        let none = [0; DIGEST_BYTES];
+        // The peer's part of each, and this party's.
+        let same = |which: usize| {
+            [
+                answer[2 + which] == keys.given[which] && keys.given[which] != none,
+                answer[which] == held[which] && held[which] != none,
+            ]
+        };
+        let [peer_has, has] = same(PUBLIC);
+        let packing = same(PACKING);
+        let public = if peer_has {
+            Vec::new()
+        } else {
+            own.public_key()
+        };
+        let expected = if has { 0 } else { PublicKey::bytes(SET) };
+        let received = link.exchange("lattice keys", &public, expected)?;
+        if !peer_has {
+            keys.given[PUBLIC] = digest_of(&public);
+        }
+        if !has {
+            keys.held[PUBLIC] = received;
+        }
+        Ok(Self {
+            own,
+            peer: Server::new(SET, &keys.held[PUBLIC])?,
+            packing: None,
+            reuse: Some(Reuse {
+                keys: Some(keys),
+                packing,
+                changed: !(peer_has && has),
+            }),
         })
     }
 
@@ -131,13 +201,51 @@ impl Keys {
         if self.packing.is_some() {
             return Ok(());
         }
-        let own = self.own.packing_keys(vectors)?;
+        let reuse = self.reuse.as_mut();
+        let [peer_has, has] = reuse.as_ref().map_or([false; 2], |reuse| reuse.packing);
+        // As with public keys, by what both said then.
+        let own = match peer_has {
+            true => Vec::new(),
+            false => self.own.packing_keys(vectors)?,
+        };
+        let expected = match has {
+            true => 0,
+            false => PackingKeys::bytes(SET, vectors),
+        };
         let link = session.link();
         let phase = link.enter(marill_ot::Phase::Setup);
-        let received = link.exchange("packing keys", &own, PackingKeys::bytes(SET, vectors));
+        let received = link.exchange("packing keys", &own, expected);
         link.enter(phase);
-        self.packing = Some(PackingKeys::from_bytes(SET, vectors, &received?)?);
+        let received = received?;
+        let kept = reuse.and_then(|reuse| {
+            reuse.changed |= !(peer_has && has);
+            reuse.keys.as_mut()
+        });
+        let packing = match (&kept, has) {
+            (Some(kept), true) => PackingKeys::from_bytes(SET, vectors, &kept.held[PACKING]),
+            _ => PackingKeys::from_bytes(SET, vectors, &received),
+        };
+        self.packing = Some(packing?);
+        if let Some(kept) = kept {
+            if !peer_has {
+                kept.given[PACKING] = digest_of(&own);
+            }
+            if !has {
+                kept.held[PACKING] = received;
+            }
+        }
         Ok(())
+    }
+
+    /// What is kept of them, once, and whether something was sent.
+    pub(super) fn take_kept(&mut self) -> Option<(KeptKeys, bool)> {
+        let reuse = self.reuse.as_mut()?;
+        let keys = match self.packing {
+            Some(_) => reuse.keys.take(),
+            // A later step may need what is kept.
+            None => reuse.keys.clone(),
+        };
+        Some((keys?, reuse.changed))
     }
 
     pub(super) fn client(&self) -> &Client {

@@ -43,9 +43,6 @@ pub(super) struct Factors<'a> {
     pub bits: FactorBits,
 }
 
-/// The fewest vectors of an input: what packing keys are made for.
-pub(super) const LEAST_VECTORS: usize = 1;
-
 /// Numbers whose products are in one exchange, about: what bounds messages for a long prompt. What
 /// is planned and kept of all layers grows with the prompt, see `docs/two-party.md`.
 const PIECE: usize = 1 << 21;

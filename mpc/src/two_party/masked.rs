@@ -22,6 +22,8 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         let mut planner = TwoParty::new(spec, Gates::count(), None, self.factor_bits)
             .with_products(self.products);
         planner.masks = Masks::Plan(Plan::new(Some(self.gates.party())));
+        planner.gates.piece = self.gates.piece;
+        planner.token_balance = self.token_balance;
         planner.begun = true;
         planner
     }

@@ -1,8 +1,10 @@
 //! What a step between two parties costs, counted by running the program over shapes.
 
+use std::cell::RefCell;
+
 use marill_lattice::PackingKeys;
 use marill_net::Channel;
-use marill_ot::AnySource;
+use marill_ot::{AnySource, LpnSet};
 use marill_two_party::Cost;
 
 use crate::{
@@ -14,8 +16,8 @@ use crate::{
         COUNTED_FACTOR_BITS, Counted, FactorBits, Masks, Plan, Preparation, Products, TwoParty,
         ahead::STEPS,
         gates::{Gates, PIECE},
-        lattice::SET,
-        make::{self, LEAST_VECTORS},
+        kept::{LEAST_VECTORS, SET},
+        make,
     },
     weights::PublicWeights,
 };
@@ -71,7 +73,7 @@ pub fn tally_preparations(
     factor_bits: Option<[u32; 2]>,
 ) -> ProtocolResult<Vec<Cost>> {
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
-    let mut engine = counting(spec, Gates::count(), bits, true);
+    let mut engine = counting(spec, Gates::silent(), bits, Way::AHEAD);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
     let mut kept = Vec::new();
@@ -113,9 +115,18 @@ pub fn tally_made_ahead(
     products: Products,
 ) -> ProtocolResult<Option<(Cost, usize)>> {
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
-    if !are_made_ahead(spec, bits, products)? {
-        return Ok(None);
+    match way(spec, bits, products)?.is_ahead {
+        true => made_ahead(spec, selection, [cached, rows], bits).map(Some),
+        false => Ok(None),
     }
+}
+
+fn made_ahead(
+    spec: &ProgramSpec,
+    selection: Selection,
+    [cached, rows]: [usize; 2],
+    bits: FactorBits,
+) -> ProtocolResult<(Cost, usize)> {
     let left = spec.max_positions.saturating_sub(cached);
     let steps = if rows == 1 { STEPS.min(left).max(1) } else { 1 };
     let before = (cached > 0).then_some(Preparation {
@@ -126,28 +137,64 @@ pub fn tally_made_ahead(
         .into_iter()
         .chain([Preparation { rows, steps }])
         .collect();
-    let costs = tally_preparations(spec, selection, &all, factor_bits)?;
-    Ok(costs.last().map(|cost| (*cost, steps)))
+    let costs = tally_preparations(spec, selection, &all, Some([bits.a, bits.b]))?;
+    Ok((costs.last().copied().unwrap_or(Cost::none()), steps))
 }
 
-/// Whether sessions make products before the steps that take them: for [`Products::Cheaper`] where
-/// that sends less over a prompt and [`SAMPLED_TOKENS`] tokens, keys included.
-pub(super) fn are_made_ahead(
-    spec: &ProgramSpec,
-    bits: FactorBits,
-    products: Products,
-) -> ProtocolResult<bool> {
+/// How sessions of a program make products, from what both parties know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Before the steps that take them.
+    pub is_ahead: bool,
+    /// By how many bytes E0 then sends more than E1 for a step of one row, about: the step's own
+    /// protocols make up for it.
+    pub balance: i64,
+}
+
+impl Way {
+    const WITHIN: Self = Self {
+        is_ahead: false,
+        balance: 0,
+    };
+    const AHEAD: Self = Self {
+        is_ahead: true,
+        balance: 0,
+    };
+}
+
+/// For [`Products::Cheaper`] products are made ahead where that sends less over a prompt and
+/// [`SAMPLED_TOKENS`] tokens, keys included.
+pub(super) fn way(spec: &ProgramSpec, bits: FactorBits, products: Products) -> ProtocolResult<Way> {
+    let asked = (products, bits);
+    LAST.with_borrow_mut(|last| match last {
+        Some((program, of, found)) if program == spec && *of == asked => Ok(*found),
+        _ => {
+            let found = find_way(spec, bits, products)?;
+            *last = Some((spec.clone(), asked, found));
+            Ok(found)
+        }
+    })
+}
+
+type Asked = (Products, FactorBits);
+
+thread_local! {
+    /// The last program whose way was counted here: a plan asks for it several times in a row.
+    static LAST: RefCell<Option<(ProgramSpec, Asked, Way)>> = const { RefCell::new(None) };
+}
+
+fn find_way(spec: &ProgramSpec, bits: FactorBits, products: Products) -> ProtocolResult<Way> {
+    // Full-rank weights would be encrypted within each step.
     match (products, spec.is_full_rank()) {
-        // Full-rank weights would be encrypted within each step.
-        (Products::Ahead, _) | (Products::Cheaper, true) => return Ok(true),
-        (Products::Transfers | Products::Lattices, false) => return Ok(false),
+        (Products::Transfers | Products::Lattices, false) => return Ok(Way::WITHIN),
         (Products::Transfers | Products::Lattices, true) => {
             return Err(ProtocolError::Unsupported {
                 what: "full-rank private weights whose products are not made ahead",
             });
         }
-        (Products::Cheaper, false) => {}
+        (Products::Ahead | Products::Cheaper, _) => {}
     }
+    let chosen = products == Products::Ahead || spec.is_full_rank();
     let prompt = Preparation {
         rows: spec.bucket(1),
         steps: 1,
@@ -165,22 +212,69 @@ pub(super) fn are_made_ahead(
     let greedy = Selection::Greedy;
     let factor_bits = Some([bits.a, bits.b]);
     let Ok(made) = tally_preparations(spec, greedy, &all, factor_bits) else {
-        // No parameters hold the noise of these factors.
-        return Ok(false);
+        // No parameters hold the noise of these factors; a session that must says so.
+        return Ok(if chosen { Way::AHEAD } else { Way::WITHIN });
     };
     let last = all[all.len() - 1];
+    let made = made.last().copied().unwrap_or(Cost::none());
+    let [first, second] = made.sent.map(|sent| sent as i64);
+    let ahead = Way {
+        is_ahead: true,
+        balance: match last.rows {
+            1 => (first - second) / last.steps as i64,
+            _ => 0,
+        },
+    };
+    if chosen {
+        return Ok(ahead);
+    }
+    // keys + n·(made + online with it) < n·(online without it).
     let cached = if last.rows == 1 { prompt.rows } else { 0 };
-    let online = |ahead: bool| {
+    let online = |way: Way| {
         let how = (bits, products, PIECE);
-        let parts = count(spec, greedy, cached, last.rows, how, ahead)?;
+        let parts = count(spec, greedy, cached, last.rows, how, way)?;
         let bytes = parts.iter().map(|(_, part)| part.online.bytes());
         Ok::<u64, ProtocolError>(last.steps as u64 * bytes.sum::<u64>())
     };
     let repeated = (SAMPLED_TOKENS / last.steps) as u64;
-    let made = made.last().map_or(0, Cost::bytes);
     // Once a session, both ways.
     let keys = 2 * PackingKeys::bytes(SET, LEAST_VECTORS) as u64;
-    Ok(keys + repeated * (made + online(true)?) < repeated * online(false)?)
+    let is_less =
+        keys + repeated * (made.bytes() + online(ahead)?) < repeated * online(Way::WITHIN)?;
+    Ok(if is_less { ahead } else { Way::WITHIN })
+}
+
+/// How a session of this program makes transfers: by the set of LPN with which a prompt and
+/// [`SAMPLED_TOKENS`] tokens send the fewest bytes, set-up included. Sets whose secrets take more
+/// than 4 MiB a direction are left to links that are slow: they gather beyond most caches.
+///
+/// # Errors
+/// As [`tally_two_party`].
+pub fn lpn_set_for(spec: &ProgramSpec) -> ProtocolResult<LpnSet> {
+    let greedy = Selection::Greedy;
+    let prompt = spec.bucket(1);
+    let transfers = |cached: usize, rows: usize| {
+        let counted = tally_two_party(spec, greedy, cached, rows, None, Products::Cheaper)?;
+        Ok::<usize, ProtocolError>(counted.transfers.cots().iter().sum())
+    };
+    let more = match spec.architecture.is_encoder() || spec.max_positions <= prompt {
+        true => 0,
+        false => SAMPLED_TOKENS * transfers(prompt, 1)?,
+    };
+    let all = (transfers(0, prompt)? + more) as f64;
+    let bytes = |set: &LpnSet| {
+        // In both directions.
+        let set_up = match set {
+            LpnSet::B10 => 0,
+            set => 2 * set.seeds().div_ceil(LpnSet::B10.leaves()) * LpnSet::B10.tree_bytes(),
+        };
+        set_up as f64 + all * set.bits_per_transfer() / 8.0
+    };
+    let sets = [LpnSet::B10, LpnSet::B11, LpnSet::B12];
+    let least = sets
+        .into_iter()
+        .min_by(|a, b| bytes(a).total_cmp(&bytes(b)));
+    Ok(least.unwrap_or(LpnSet::B10))
 }
 
 /// Tokens that a session has at least, as far as [`Products::Cheaper`] knows.
@@ -190,11 +284,12 @@ fn counting(
     spec: &ProgramSpec,
     gates: Gates<Box<dyn Channel>, AnySource>,
     bits: FactorBits,
-    ahead: bool,
+    way: Way,
 ) -> TwoParty {
     let mut engine = TwoParty::new(spec, gates, None, bits);
     engine.begun = true;
-    if ahead {
+    engine.token_balance = way.balance;
+    if way.is_ahead {
         engine.masks = Masks::Plan(Plan::new(None));
     }
     engine
@@ -209,15 +304,8 @@ pub(super) fn by_label_in_pieces(
     (factor_bits, products, piece): (Option<[u32; 2]>, Products, usize),
 ) -> ProtocolResult<Vec<(&'static str, Counted)>> {
     let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
-    let ahead = are_made_ahead(spec, bits, products)?;
-    count(
-        spec,
-        selection,
-        cached,
-        rows,
-        (bits, products, piece),
-        ahead,
-    )
+    let way = way(spec, bits, products)?;
+    count(spec, selection, cached, rows, (bits, products, piece), way)
 }
 
 fn count(
@@ -226,7 +314,7 @@ fn count(
     cached: usize,
     rows: usize,
     (bits, products, piece): (FactorBits, Products, usize),
-    ahead: bool,
+    way: Way,
 ) -> ProtocolResult<Vec<(&'static str, Counted)>> {
     check_remaining_context(spec, cached, rows)?;
     let gates = || {
@@ -235,7 +323,7 @@ fn count(
         gates.rounding = spec.numeric.rounding;
         gates
     };
-    let mut engine = counting(spec, gates(), bits, ahead).with_products(products);
+    let mut engine = counting(spec, gates(), bits, way).with_products(products);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
     if cached > 0 {
@@ -244,5 +332,18 @@ fn count(
     // Only the last step counts.
     engine.gates = gates();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
-    Ok(engine.gates.into_counted())
+    let planned = engine.gates.take_planned();
+    let mut parts = engine.gates.into_counted();
+    // Sessions that plan their steps make all vectors of one in the rounds of the longest.
+    if let Some(rounds) = planned.joint_rounds().filter(|_| way.is_ahead) {
+        let mut left = rounds;
+        for (_, part) in &mut parts {
+            part.offline.rounds = if part.offline.bytes() > 0 {
+                std::mem::take(&mut left)
+            } else {
+                0
+            };
+        }
+    }
+    Ok(parts)
 }

@@ -418,7 +418,7 @@ fn no_mask_is_used_for_two_openings() {
     let mut stock = Stock::new(engine, &public, None);
     let mut seen = std::collections::HashSet::new();
     for (rows, steps) in [(16, 1), (1, 5), (1, 3)] {
-        for job in stock.plan(rows, steps).unwrap() {
+        for job in stock.plan(rows, steps).unwrap().0 {
             let masks = match job {
                 jobs::Job::Mask(mask) => vec![(mask.bits, mask.data)],
                 jobs::Job::Update(job) => vec![(job.bits, job.outer), (job.bits, job.inner)],

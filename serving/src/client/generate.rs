@@ -63,6 +63,7 @@ impl Client {
     ///     party: None,
     ///     comparison: Default::default(),
     ///     setting: None,
+    ///     set_ups: marill_serving::SetUpLimits::CLIENT,
     /// };
     /// let client = Client::with_partition(&Partition::open_public(&out)?, &options)?;
     /// let request = Request {

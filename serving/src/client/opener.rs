@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use marill_mpc::{
-    ClientSession, Comparison, MaskedAdapter, OutsourcedSession, ProgramSpec, PublicWeights,
-    Sampling, Seed, Selection, TwoParty,
+    ClientSession, Comparison, Extension, MaskedAdapter, OutsourcedSession, ProgramSpec,
+    PublicWeights, Sampling, Seed, Selection, TwoParty, two_party::LpnSet,
 };
-use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
+use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient, peer_text};
 use marill_numeric::{hex, unhex};
 use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,7 +29,8 @@ use crate::{
         recv_reply, send_json,
     },
     preprocessing::AvailableSession,
-    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters, Setting, TWO_PARTY_EXTENSION},
+    set_ups::{Owner, SetUps, say_origin},
+    terms::{Correlations, E0, PROTOCOL_VERSION, SessionParameters, Setting, lpn_sets},
     ticket::Ticket,
 };
 
@@ -115,7 +116,7 @@ impl SessionOpener {
                 .clone()
                 .map(|endpoint| HttpClient::new(endpoint, None)),
             insists_on_comparison: options.comparison.insists(),
-            state: ClientState::open(&options.state, &options.cache)?,
+            state: ClientState::open(&options.state, &options.cache)?.with_set_ups(options.set_ups),
             parameters,
             spec,
             public,
@@ -181,11 +182,25 @@ impl SessionOpener {
             proof: String::new(),
             adapter_sha256: None,
             sampling,
+            lpn_sets: lpn_sets(),
+            keeps_set_up: self.state.set_ups.keeps(),
         };
-        let (peer, meter, _) = self.shake_hands(&self.parameters, &hello)?;
+        let (peer, meter, welcome) = self.shake_hands(&self.parameters, &hello)?;
         let channel = Box::new(peer.clone());
-        let session =
-            ClientSession::without_dealer(self.public.clone(), channel, TWO_PARTY_EXTENSION);
+        let keeper = welcome.keeps_set_up.then(|| self.keeper());
+        let extension = extension_of(&welcome)?;
+        let public = self.public.clone();
+        let session = match &keeper {
+            None => ClientSession::without_dealer(public, channel, extension),
+            Some((set_ups, owner)) => {
+                let saved = set_ups.find(owner, None);
+                let session = ClientSession::with_kept(public, channel, extension, saved);
+                session.map(|(session, origin)| {
+                    say_origin(origin);
+                    session
+                })
+            }
+        };
         let session = session.map_err(SessionError::from)?;
         let session = session.with_sampling(sampling).preparing_when_asked();
         let inner = Inner::TwoParty {
@@ -194,6 +209,7 @@ impl SessionOpener {
             meter,
             expected: None,
             prepare_seconds: 0.0,
+            keeper,
         };
         Ok(SecureSession {
             inner,
@@ -201,6 +217,19 @@ impl SessionOpener {
             correlations,
             comparison: self.parameters.comparison,
         })
+    }
+
+    /// What keeps this client's part of a set-up with this server.
+    fn keeper(&self) -> (SetUps, Owner) {
+        let model = [
+            self.parameters.partition_id.as_str(),
+            &self.parameters.public_sha256,
+        ];
+        let server = &self.server;
+        let endpoint = server.endpoint.to_string();
+        let key = server.bearer.as_ref().map(|key| key.as_str());
+        let owner = Owner::server(&endpoint, key, model);
+        (self.state.set_ups.clone(), owner)
     }
 
     /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with
@@ -424,6 +453,8 @@ impl SessionOpener {
             proof,
             adapter_sha256,
             sampling,
+            lpn_sets: Vec::new(),
+            keeps_set_up: false,
         };
         let (mut peer, meter, welcome) = self.shake_hands(parameters, &hello)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
@@ -572,6 +603,20 @@ impl SessionOpener {
             .keep(&self.parameters, correlations, got, &bytes, masked.clone())?;
         Ok(masked)
     }
+}
+
+/// How the server lets transfers be made.
+fn extension_of(welcome: &ServerWelcome) -> Result<Extension, SessionError> {
+    let Some(name) = &welcome.lpn_set else {
+        return Ok(Extension::Silent(LpnSet::B10));
+    };
+    let unknown = || SessionError::BadMessage {
+        peer: SERVER,
+        reason: format!("a set of LPN `{}`, which is unknown here", peer_text(name)),
+    };
+    LpnSet::named(name)
+        .map(Extension::Silent)
+        .ok_or_else(unknown)
 }
 
 /// What the dealer granted.

@@ -17,6 +17,7 @@ use crate::{
     },
     error::SessionError,
     messages::{Step, recv_granted},
+    set_ups::{Owner, SetUps},
     terms::Correlations,
 };
 
@@ -47,6 +48,8 @@ pub(super) enum Inner {
         expected: Option<usize>,
         /// What preparations took.
         prepare_seconds: f64,
+        /// What keeps this session's set-up, where both keep theirs.
+        keeper: Option<(SetUps, Owner)>,
     },
     /// It sends shares and gets shares.
     Shared(SharedConnections),
@@ -77,10 +80,21 @@ impl SecureSession {
                     .map_err(SessionError::net(SERVER))?;
                 session.prefill(boundary)?
             }
-            Inner::TwoParty { session, peer, .. } => {
+            Inner::TwoParty {
+                session,
+                peer,
+                keeper,
+                ..
+            } => {
                 peer.send(Step::Prefill { bucket }.encode())
                     .map_err(SessionError::net(SERVER))?;
-                session.prefill(boundary)?
+                let token = session.prefill(boundary)?;
+                if let Some((set_ups, owner)) = keeper
+                    && let Some(set_up) = session.take_set_up()
+                {
+                    set_ups.keep(owner, &set_up);
+                }
+                token
             }
             Inner::Shared(connections) => connections.prefill(&self.spec, boundary)?,
         };

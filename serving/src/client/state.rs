@@ -10,6 +10,7 @@ use marill_mpc::{MaskedAdapter, ProgramSpec};
 use crate::{
     error::StateError,
     secret_files::{read_or_create_key, replace_file},
+    set_ups::{SetUpLimits, SetUps},
     state::{Store, WhenInUse},
     terms::{Correlations, SessionParameters},
 };
@@ -21,6 +22,8 @@ pub struct ClientState {
     adapters: PathBuf,
     /// Preprocessed sessions have a mask of their own.
     kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
+    /// Of the setting `2pc`.
+    pub(super) set_ups: SetUps,
     /// Held by the one session that fetches the adapter of its kind.
     fetching: [Mutex<()>; 2],
 }
@@ -34,8 +37,16 @@ impl ClientState {
             records: state.into(),
             adapters: cache.join("adapters"),
             kept: Mutex::default(),
+            set_ups: SetUps::open(state, SetUpLimits::CLIENT),
             fetching: Default::default(),
         })
+    }
+
+    /// Returns self keeping so many set-ups of two parties.
+    #[must_use]
+    pub fn with_set_ups(mut self, limits: SetUpLimits) -> Self {
+        self.set_ups = self.set_ups.limited(limits);
+        self
     }
 
     /// Before a session is asked for: where the adapter is not here yet, one session fetches it and

@@ -1,13 +1,17 @@
 //! What E1 computes with.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use marill_mpc::{Comparison, PrivateWeights, ProgramSpec, PublicWeights};
+use marill_mpc::{
+    Comparison, PrivateWeights, ProgramSpec, PublicWeights,
+    two_party::{LpnSet, lpn_set_for},
+};
 use marill_numeric::hex;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
+    error::SessionError,
     preprocessing::{self, PreprocessRequest, SealingKey},
     terms::{SessionParameters, Setting},
 };
@@ -23,6 +27,7 @@ pub struct SecureModel {
     /// As in [`crate::server::ServerOptions`].
     pub allow_dcf: bool,
     pub(super) private_sha256: String,
+    lpn_set: OnceLock<LpnSet>,
 }
 
 impl SecureModel {
@@ -43,6 +48,7 @@ impl SecureModel {
             allow_sampling: true,
             allow_dcf: true,
             private_sha256,
+            lpn_set: OnceLock::new(),
         }
     }
 
@@ -61,6 +67,15 @@ impl SecureModel {
             true => &[],
             false => self.comparisons(),
         }
+    }
+
+    /// By which set of LPN two parties make transfers for this program; counted once.
+    pub(super) fn lpn_set(&self) -> Result<LpnSet, SessionError> {
+        if let Some(set) = self.lpn_set.get() {
+            return Ok(*set);
+        }
+        let set = lpn_set_for(&self.spec)?;
+        Ok(*self.lpn_set.get_or_init(|| set))
     }
 
     /// An order for correlations that are sealed to `key`.

@@ -4,7 +4,9 @@ mod source;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use marill_mpc::{Comparison, Seed, Selection, ServerSession, TwoParty};
+use marill_mpc::{
+    Comparison, Extension, Seed, Selection, ServerSession, TwoParty, two_party::BaseId,
+};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
@@ -19,9 +21,10 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     server::{SecureModel, Server, charging::Charging, input::Announced},
+    set_ups::say_origin,
     slots::{HeldSlot, Turn},
     state::Principal,
-    terms::{Correlations, SessionParameters, TWO_PARTY_EXTENSION},
+    terms::{Correlations, SessionParameters, agreed_set},
 };
 
 const CLIENT: &str = "client";
@@ -125,6 +128,15 @@ impl E1 {
         };
         send_token_share(client, CLIENT, token)
     }
+
+    /// Keeps what the next session with this client can use again, behind the first step.
+    fn keep_set_up(&mut self, server: &Server, principal: Option<&Principal>) {
+        if let Self::TwoParty(session) = self
+            && let Some(set_up) = session.take_set_up()
+        {
+            server.set_ups.keep(&server.owner(principal), &set_up);
+        }
+    }
 }
 
 fn open<'a>(
@@ -158,7 +170,7 @@ fn handshake<'a>(
     let mut pace = Pace::start(client);
     let parameters = agree(&server.model, &hello)?;
     if parameters.is_two_party() {
-        let session = two_party(&server.model, client, parameters, &hello)?;
+        let session = two_party(server, client, parameters, &hello, principal)?;
         return Ok((CorrelationSource::None { prepaid: 0 }, session, None));
     }
 
@@ -189,6 +201,8 @@ fn handshake<'a>(
         parameters,
         adapter_sha256,
         adapter_bytes,
+        lpn_set: None,
+        keeps_set_up: false,
     };
     send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     if let Some(sending) = sending {
@@ -211,30 +225,45 @@ fn wrong_correlations(hello: &ClientHello) -> SessionError {
     }
 }
 
-/// A session of client and server alone: they make base transfers behind the welcome.
+/// A session of client and server alone: behind the welcome they make base transfers, or use those
+/// that both kept.
 fn two_party(
-    model: &SecureModel,
+    server: &Server,
     client: &mut Connection,
     parameters: SessionParameters,
     hello: &ClientHello,
+    principal: Option<&Principal>,
 ) -> Result<E1, ServingError> {
+    let model = &server.model;
     if hello.correlations != Correlations::None {
         return Err(wrong_correlations(hello).into());
     }
     TwoParty::check(&model.spec, hello.sampling).map_err(SessionError::from)?;
+    let set = agreed_set(model.lpn_set()?, &hello.lpn_sets);
     let welcome = ServerWelcome {
         parameters,
         adapter_sha256: String::new(),
         adapter_bytes: 0,
+        lpn_set: Some(set.name().into()),
+        keeps_set_up: hello.keeps_set_up && server.set_ups.keeps(),
     };
+    let keeps = welcome.keeps_set_up;
+    let extension = Extension::Silent(set);
     send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     let peer = Box::new(client.clone());
-    let session = ServerSession::without_dealer(
-        model.public.clone(),
-        model.private.clone(),
-        peer,
-        TWO_PARTY_EXTENSION,
-    );
+    let (public, private) = (model.public.clone(), model.private.clone());
+    let session = match keeps {
+        false => ServerSession::without_dealer(public, private, peer, extension),
+        true => {
+            let owner = server.owner(principal);
+            let find = |name: &BaseId| server.set_ups.find(&owner, Some(name));
+            let session = ServerSession::with_kept(public, private, peer, extension, find);
+            session.map(|(session, origin)| {
+                say_origin(origin);
+                session
+            })
+        }
+    };
     let session = session.map_err(SessionError::from)?;
     Ok(E1::TwoParty(Box::new(
         session.with_sampling(hello.sampling).preparing_when_asked(),
@@ -513,6 +542,7 @@ fn serve(
         source.announce(step)?;
         session.step(step, client, spec.hidden_size)?;
         pace.pause();
+        session.keep_set_up(server, principal);
         server.metrics.stepped(step.is_prompt(), began.elapsed());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use marill_serving::{kept::Keeping, tls::Tls};
+use marill_serving::{SetUpLimits, kept::Keeping, tls::Tls};
 
 /// Where a service listens.
 #[derive(clap::Args)]
@@ -82,6 +82,35 @@ impl KeepArgs {
             sessions: self.keep_sessions.unwrap_or(max_sessions),
             time: Duration::from_secs(self.keep_seconds.into()),
         }
+    }
+}
+
+/// What a server of the setting `2pc` keeps of its clients.
+#[derive(clap::Args)]
+pub struct SetUpArgs {
+    /// In the setting `2pc`, how many clients' base transfers and keys are kept between sessions
+    /// (8.4 MB each, below the state folder), so that a client that returns sends none of it again;
+    /// 0 keeps none. Whoever steals such a file and has recorded sessions reads in them
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(..=100_000),
+    )]
+    keep_set_ups: u32,
+    /// For how long each is kept, from when it was made
+    #[arg(
+        long,
+        value_name = "DAYS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..=3650),
+    )]
+    keep_set_up_days: u32,
+}
+
+impl SetUpArgs {
+    pub fn limits(&self) -> SetUpLimits {
+        SetUpLimits::server(self.keep_set_ups as usize, self.keep_set_up_days)
     }
 }
 

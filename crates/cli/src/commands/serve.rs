@@ -16,7 +16,7 @@ use marill_serving::{
 use crate::{
     args::{
         folders::Folders,
-        listen::{KeepArgs, Listen, MetricsArgs, TlsArgs, parse_sessions},
+        listen::{KeepArgs, Listen, MetricsArgs, SetUpArgs, TlsArgs, parse_sessions},
         services::{AuthoritiesArgs, DEFAULT_DEALER, parse_setting},
     },
     output::advice::advise,
@@ -52,6 +52,8 @@ pub struct Args {
     max_sessions: usize,
     #[command(flatten)]
     keep: KeepArgs,
+    #[command(flatten)]
+    set_ups: SetUpArgs,
     /// Serve the users of these keys only: lines of `sha256-of-the-key name [tokens=N]
     /// [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill
     /// keys` writes them [default: `server/keys` below the state folder, where it is]
@@ -131,6 +133,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         e0: args.e0,
         allow_sampling: !args.greedy_only,
         allow_dcf: !args.no_dcf,
+        set_ups: args.set_ups.limits(),
         metrics: args.metrics.metrics_listen,
     };
     run_server(&options).map_err(advise)?;

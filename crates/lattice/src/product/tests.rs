@@ -317,3 +317,41 @@ fn bytes_are_those_of_the_page() {
         }
     }
 }
+
+#[test]
+fn a_kept_secret_key_decrypts_as_before() {
+    let World { client, server } = world(N8192);
+    let saved = client.to_bytes();
+    let again = Client::from_bytes(N8192, &saved).unwrap();
+    assert_eq!(again.to_bytes(), saved);
+    let product = Product::new(N8192, 48, Factors::Signed(16), [2, 5, 1]).unwrap();
+    let (w, r) = (factors(10, 16), numbers(5, 48));
+    // A request of the one, whose response the other reads.
+    let matrix = Matrix::new(server.key(), &product, &w).unwrap();
+    let (response, ours) = server
+        .respond(&matrix, &client.request(&product, &r))
+        .unwrap();
+    let theirs = again.finish(&product, &response).unwrap();
+    let sums = ours
+        .iter()
+        .zip(theirs.iter())
+        .map(|(a, b)| a.wrapping_add(*b) & (u64::MAX >> 16));
+    assert_eq!(sums.collect::<Vec<_>>(), exact(&product, &w, &r));
+    // Encryptions do not repeat.
+    assert_ne!(again.request(&product, &r), client.request(&product, &r));
+}
+
+#[test]
+fn what_is_no_kept_secret_key_is_refused() {
+    let saved = Client::new(N8192).to_bytes();
+    let set = saved.clone();
+    let mut wrong = [set.clone(), set.clone(), set];
+    wrong[0].pop();
+    wrong[1][0] ^= 1;
+    // A digit of three.
+    wrong[2][40] |= 3;
+    for bytes in wrong {
+        assert!(Client::from_bytes(N8192, &bytes).is_err());
+    }
+    assert!(Client::from_bytes(ParameterSet::N4096, &saved).is_err());
+}

@@ -6,13 +6,12 @@ use marill_numeric::fixed::low_mask;
 use marill_ot::{
     BitReader, BitWriter, Bits, Kind, Needs, OtError, Party, Phase, Session, Source,
     stock::{ChosenWords, SentWords, words_for},
-    transfer::exchange,
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
     Cost, Run,
-    lookup::shared_bits::{Making, SharedBits, message_bits},
+    lookup::shared_bits::{Making, SharedBits, Width, message_bits},
 };
 
 const STEP: &str = "one-hot vectors";
@@ -119,78 +118,77 @@ impl OneHots {
         outputs: &[u32],
         n: usize,
     ) -> Result<(Self, Vec<SharedBits>), OtError> {
-        assert!((2..=14).contains(&bits), "an index of 2 to 14 bits");
-        let mut needs = Self::needs(bits, n);
-        let more = outputs.iter().map(|out| SharedBits::needs(*out, n));
-        more.for_each(|more| needs.merge(&more));
+        let list = OneHotList {
+            bits,
+            outputs: outputs.iter().map(|out| Width::of(*out)).collect(),
+            n,
+            exchanged: false,
+        };
+        Ok(Self::make_lists(session, &[list])?.remove(0))
+    }
+
+    /// [`Self::make_with`] of each of these lists, all in the rounds of the longest. Messages are
+    /// those of the lists one by one, side by side. In a list that says so the parties play each
+    /// other's part.
+    ///
+    /// # Errors
+    /// Those of [`Session`].
+    pub fn make_lists<C: Channel, S: Source>(
+        session: &mut Session<C, S>,
+        lists: &[OneHotList],
+    ) -> Result<Vec<(Self, Vec<SharedBits>)>, OtError> {
+        let mut needs = Needs::none();
+        for list in lists {
+            assert!((2..=14).contains(&list.bits), "an index of 2 to 14 bits");
+            needs.merge(&list.needs());
+        }
         session.ensure(&needs)?;
         let phase = session.link().enter(Phase::Offline);
-        let made = Self::made(session, bits, outputs, n);
+        let made = Self::made_lists(session, lists);
+        session.exchange_parts(false);
         session.link().enter(phase);
         made
     }
 
-    fn made<C: Channel, S: Source>(
+    fn made_lists<C: Channel, S: Source>(
         session: &mut Session<C, S>,
-        bits: u32,
-        outputs: &[u32],
-        n: usize,
-    ) -> Result<(Self, Vec<SharedBits>), OtError> {
-        let party = session.party();
-        let mut message = BitWriter::new();
-        // Level 0: the vector of one shared bit is the bit and its opposite.
-        let first = Level::new(bits, 0);
-        let mut grown;
-        let mut waiting = None;
-        match party {
-            Party::E0 => {
-                let mut prg = Prg::new(&Seed::random(), "indices");
-                let bit = Bits::random(n, &mut prg);
-                grown = Growing::of_bit(&bit, true);
-                let pads = session.sent_words(first.words(Party::E0), n)?;
-                grown.send_product(&bit, &pads, first, &mut message);
-            }
-            Party::E1 => {
-                let pads = session.chosen_words(first.words(Party::E0), n)?;
-                grown = Growing::of_bit(&pads.choice, false);
-                waiting = Some(pads);
-            }
+        lists: &[OneHotList],
+    ) -> Result<Vec<(Self, Vec<SharedBits>)>, OtError> {
+        let mut works = Vec::with_capacity(lists.len());
+        for list in lists {
+            session.exchange_parts(list.exchanged);
+            works.push(Work::begin(session, list.bits, &list.outputs, list.n)?);
         }
-        let mut expected = match party {
-            Party::E0 => 0,
-            Party::E1 => n * first.message_bits(Party::E0),
-        };
-        let mut words = Vec::with_capacity(outputs.len());
-        for k in 1..bits {
-            let level = Level::new(bits, k);
-            let taken = Taken::new(session, level, n)?;
-            grown.send(party, &taken, &mut message);
-            expected += n * level.message_bits(party.other());
-            // Words wait for nothing: they go with the first message.
-            let widths = if k == 1 { outputs } else { &[] };
-            let making = widths
+        let longest = lists.iter().map(|list| list.bits).max().unwrap_or(0);
+        for k in 1..longest {
+            let mut message = Vec::new();
+            let mut lengths = Vec::new();
+            for (list, work) in lists
                 .iter()
-                .map(|out| Making::begin(session, *out, n, &mut message));
-            let making: Vec<Making> = making.collect::<Result<_, _>>()?;
-            expected += making.iter().map(Making::expected).sum::<usize>();
-            let sent = std::mem::take(&mut message);
-            let mut received = exchange(session, STEP, sent, expected)?;
-            expected = 0;
-            if let Some(pads) = waiting.take() {
-                grown.receive_product(&pads, first, &mut received);
+                .zip(&mut works)
+                .filter(|(list, _)| k < list.bits)
+            {
+                session.exchange_parts(list.exchanged);
+                let (part, expected) = work.send(session, k)?;
+                message.extend(part.finish());
+                lengths.push(expected);
             }
-            grown.double(party, &taken, &mut received);
-            let made = making.into_iter();
-            words.extend(made.map(|making| making.finish(&mut received)));
+            let bytes = lengths.iter().map(|bits| bits.div_ceil(8)).sum();
+            let received = session.link().exchange(STEP, &message, bytes)?;
+            let mut rest = received.as_slice();
+            let growing = lists
+                .iter()
+                .zip(&mut works)
+                .filter(|(list, _)| k < list.bits);
+            for ((list, work), bits) in growing.zip(lengths) {
+                let (part, tail) = rest.split_at(bits.div_ceil(8));
+                rest = tail;
+                session.exchange_parts(list.exchanged);
+                let mut part = BitReader::new(part, bits, STEP)?;
+                work.receive(session.party(), &mut part);
+            }
         }
-        let one_hots = Self {
-            bits,
-            stride: grown.stride,
-            vectors: grown.vectors,
-            index: grown.index.iter().map(|r| r & low_mask(bits)).collect(),
-            word: grown.word,
-        };
-        Ok((one_hots, words))
+        Ok(works.into_iter().map(Work::finish).collect())
     }
 
     #[must_use]
@@ -265,6 +263,11 @@ impl OneHots {
     /// Messages of [`Self::make_with`].
     #[must_use]
     pub fn cost_with(bits: u32, outputs: &[u32], n: usize) -> Cost {
+        let outputs: Vec<Width> = outputs.iter().map(|out| Width::of(*out)).collect();
+        Self::cost_of(bits, &outputs, n)
+    }
+
+    fn cost_of(bits: u32, outputs: &[Width], n: usize) -> Cost {
         let mut cost = Cost::none();
         let words = outputs.iter().map(|out| message_bits(*out));
         let mut before = Level::new(bits, 0).message_bits(Party::E0) + words.sum::<usize>();
@@ -275,6 +278,172 @@ impl OneHots {
             before = 0;
         }
         cost
+    }
+}
+
+/// One of several lists of vectors that are made in the same rounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneHotList {
+    pub bits: u32,
+    /// Words that are made with them ([`SharedBits`]).
+    pub outputs: Vec<Width>,
+    pub n: usize,
+    /// Whether the parties play each other's part.
+    pub exchanged: bool,
+}
+
+impl OneHotList {
+    /// What it takes of the parties of the link.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let mut needs = OneHots::needs(self.bits, self.n);
+        for out in &self.outputs {
+            needs.merge(&SharedBits::needs_of(*out, self.n));
+        }
+        match self.exchanged {
+            true => needs.exchanged(),
+            false => needs,
+        }
+    }
+
+    /// Memory of a party while it is made and held, about: pads, vectors and words.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let pads = |(kind, _, n): (Kind, Party, usize)| match kind {
+            Kind::Pads { words } => 2 * 8 * n * usize::from(words),
+            Kind::OneOf { .. } | Kind::Leaf => 0,
+        };
+        let pads: usize = self.needs().iter().map(pads).sum();
+        let words: usize = self
+            .outputs
+            .iter()
+            .map(|out| 8 * (out.bits as usize + 1))
+            .sum();
+        let vector = (1usize << self.bits).div_ceil(64) * 8;
+        pads + self.n * (vector + words)
+    }
+
+    /// What it sends, in as many rounds as if it were alone.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        let cost = OneHots::cost_of(self.bits, &self.outputs, self.n);
+        match self.exchanged {
+            true => cost.exchanged(),
+            false => cost,
+        }
+    }
+}
+
+/// A list while it is made.
+struct Work {
+    bits: u32,
+    n: usize,
+    outputs: Vec<Width>,
+    grown: Growing,
+    /// The first level's, at E1, and what E0 says of it.
+    waiting: Option<ChosenWords>,
+    first: BitWriter,
+    expected: usize,
+    taken: Option<Taken>,
+    making: Vec<Making>,
+    words: Vec<SharedBits>,
+}
+
+impl Work {
+    /// Level 0: the vector of one shared bit is the bit and its opposite.
+    fn begin<C: Channel, S: Source>(
+        session: &mut Session<C, S>,
+        bits: u32,
+        outputs: &[Width],
+        n: usize,
+    ) -> Run<Self> {
+        let level = Level::new(bits, 0);
+        let mut first = BitWriter::new();
+        let mut waiting = None;
+        let mut expected = 0;
+        let grown = match session.party() {
+            Party::E0 => {
+                let mut prg = Prg::new(&Seed::random(), "indices");
+                let bit = Bits::random(n, &mut prg);
+                let mut grown = Growing::of_bit(&bit, true);
+                let pads = session.sent_words(level.words(Party::E0), n)?;
+                grown.send_product(&bit, &pads, level, &mut first);
+                grown
+            }
+            Party::E1 => {
+                let pads = session.chosen_words(level.words(Party::E0), n)?;
+                let grown = Growing::of_bit(&pads.choice, false);
+                waiting = Some(pads);
+                expected = n * level.message_bits(Party::E0);
+                grown
+            }
+        };
+        Ok(Self {
+            bits,
+            n,
+            outputs: outputs.to_vec(),
+            grown,
+            waiting,
+            first,
+            expected,
+            taken: None,
+            making: Vec::new(),
+            words: Vec::new(),
+        })
+    }
+
+    /// The message of level `k`, and how many bits the peer's has.
+    fn send<C: Channel, S: Source>(
+        &mut self,
+        session: &mut Session<C, S>,
+        k: u32,
+    ) -> Run<(BitWriter, usize)> {
+        let party = session.party();
+        let level = Level::new(self.bits, k);
+        let taken = Taken::new(session, level, self.n)?;
+        let mut message = std::mem::take(&mut self.first);
+        self.grown.send(party, &taken, &mut message);
+        self.taken = Some(taken);
+        let mut expected = std::mem::take(&mut self.expected);
+        expected += self.n * level.message_bits(party.other());
+        // Words wait for nothing: they go with the first message.
+        for out in std::mem::take(&mut self.outputs) {
+            let making = Making::begin(session, out, self.n, &mut message)?;
+            expected += making.expected();
+            self.making.push(making);
+        }
+        Ok((message, expected))
+    }
+
+    /// The peer's message of the level that was sent last.
+    fn receive(&mut self, party: Party, received: &mut BitReader) {
+        if let Some(pads) = self.waiting.take() {
+            let level = Level::new(self.bits, 0);
+            self.grown.receive_product(&pads, level, received);
+        }
+        if let Some(taken) = self.taken.take() {
+            self.grown.double(party, &taken, received);
+        }
+        for making in self.making.drain(..) {
+            self.words.push(making.finish(received));
+        }
+    }
+
+    fn finish(self) -> (OneHots, Vec<SharedBits>) {
+        let Growing {
+            vectors,
+            stride,
+            index,
+            word,
+        } = self.grown;
+        let one_hots = OneHots {
+            bits: self.bits,
+            stride,
+            vectors,
+            index: index.iter().map(|r| r & low_mask(self.bits)).collect(),
+            word,
+        };
+        (one_hots, self.words)
     }
 }
 

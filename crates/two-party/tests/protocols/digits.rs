@@ -26,6 +26,11 @@ fn cuts(world: &World, protocol: Digits, values: &[u64]) {
         let expected = (expected.0, expected.1 & mask, expected.2);
         assert_eq!(found, expected, "{protocol:?} of {value:#x}");
     }
+    let wrap = &first.wrap ^ &second.wrap;
+    let low = marill_numeric::fixed::low_mask(protocol.low);
+    let wraps = |i: usize| u64::from((shares[0][i] & low) + (shares[1][i] & low) > low);
+    // Of 64 bits and more the sum is one of 65.
+    assert!(protocol.low > 62 || (0..n).all(|i| wrap.get(i) == wraps(i)));
     let negative = first.negative.as_ref().zip(second.negative.as_ref());
     assert_eq!(negative.is_some(), protocol.sign.is_some());
     if let (Some((a, b)), Some(offset)) = (negative, protocol.sign) {

@@ -5,6 +5,7 @@ mod bits;
 mod bounded;
 mod digits;
 mod functions;
+mod narrow;
 mod opened;
 mod pool;
 mod recurrent;

@@ -1,10 +1,10 @@
 //! Messages that are no protocol's: openings, what one party tells the other, keys for packing.
 
 use marill_net::Channel;
-use marill_ot::{Link, Phase, Source};
-use marill_two_party::{OtError, Party, Session};
+use marill_ot::{Link, Needs, Phase, Source};
+use marill_two_party::{Cost, OtError, Party, Session};
 
-use super::{Gates, Mode, masked};
+use super::{Counted, Gates, Mode, masked};
 use crate::{error::ProtocolResult, two_party::lattice::Keys};
 
 /// The peer, and the keys of both.
@@ -25,7 +25,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
             unreachable!("products of steps to come are made with a peer")
         };
         if keys.is_none() {
-            *keys = Some(Box::new(Keys::exchange(session)?));
+            *keys = Some(Box::new(Keys::exchange(session, self.keeping.as_mut())?));
         }
         let keys = keys.as_mut().expect("just made");
         keys.exchange_packing(session, vectors)?;
@@ -81,7 +81,10 @@ impl<C: Channel, S: Source> Gates<C, S> {
         list: &[(u32, Vec<u64>)],
     ) -> ProtocolResult<Vec<Vec<u64>>> {
         let label = self.label;
+        let mut cost = Cost::none();
+        cost.exchange([packed_bits(list); 2]);
         self.run(
+            || Counted::online(cost, Needs::none()),
             |session| {
                 let theirs = exchanged(session, label, list, [true; 2])?.unwrap_or_default();
                 let sums = list.iter().zip(theirs).map(|((bits, own), theirs)| {
@@ -91,10 +94,7 @@ impl<C: Channel, S: Source> Gates<C, S> {
                 });
                 Ok(sums.collect())
             },
-            |count| {
-                count.online.exchange([packed_bits(list); 2]);
-                list.iter().map(|(_, own)| vec![0; own.len()]).collect()
-            },
+            || list.iter().map(|(_, own)| vec![0; own.len()]).collect(),
         )
     }
 
@@ -106,12 +106,12 @@ impl<C: Channel, S: Source> Gates<C, S> {
     ) -> ProtocolResult<Option<Vec<Vec<u64>>>> {
         let label = self.label;
         let before = self.enter(phase);
+        let mut cost = Cost::none();
+        cost.exchange([packed_bits(list), 0]);
         let told = self.run(
+            || Counted::online(cost, Needs::none()),
             |session| exchanged(session, label, list, [true, false]),
-            |count| {
-                count.online.exchange([packed_bits(list), 0]);
-                None
-            },
+            || None,
         );
         self.enter(before);
         told

@@ -8,13 +8,14 @@ use marill_ot::Source;
 use marill_two_party::{Cost, Party};
 use zeroize::Zeroizing;
 
-use super::{Kept, LEAST_VECTORS};
+use super::Kept;
 use crate::{
     error::ProtocolResult,
     two_party::{
         Gates,
         gates::Packing,
-        lattice::{Keys, SET},
+        kept::{LEAST_VECTORS, SET},
+        lattice::Keys,
     },
 };
 

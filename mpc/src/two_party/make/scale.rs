@@ -12,7 +12,7 @@ use crate::{
     error::ProtocolResult,
     two_party::{
         jobs::{ScaleJob, SquareJob},
-        lattice::SET,
+        kept::SET,
     },
 };
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::ProtocolResult,
     spec::{MapId, MapSpec},
-    two_party::{jobs::MadeUpdate, lattice::SET},
+    two_party::{jobs::MadeUpdate, kept::SET},
 };
 
 /// Which products of its ring have an update's results, and which of their vectors.

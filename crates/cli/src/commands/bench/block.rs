@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use marill_mpc::{
     Comparison, Extension,
     spec::MAX_POSITIONS,
-    two_party::{GroupBits, LpnSet, Products},
+    two_party::{GroupBits, LpnSet, Products, lpn_set_for},
 };
 use marill_numeric::Rounding;
 use marill_plan::{count::layer_cost, estimates};
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_parser = ["dealer", "3pc", "2pc"], default_value = "dealer")]
     setting: String,
     /// In the setting `2pc`, how transfers are made: softspoken, or silent by a set of LPN (b10,
-    /// b11, b12, b13) [default: b10]
+    /// b11, b12, b13) [default: what sends the fewest bytes over a short answer, as services do]
     #[arg(long, value_name = "NAME", value_parser = parse_extension)]
     extension: Option<Extension>,
     /// In the setting `2pc`, how products are made: cheaper (by what sends fewer bytes), transfers
@@ -290,7 +290,10 @@ fn run_two_party(
     }
     let wiring = two_party::Wiring {
         network: &args.network,
-        extension: args.extension.unwrap_or(Extension::Silent(LpnSet::B10)),
+        extension: match args.extension {
+            Some(extension) => extension,
+            None => Extension::Silent(lpn_set_for(&model.public.spec)?),
+        },
         products: args.products.unwrap_or_default(),
     };
     let outcome = two_party::run(model, inputs, plan, &wiring)?;

@@ -4,13 +4,12 @@ use std::fmt;
 
 use anyhow::ensure;
 use marill_mpc::{
-    ProgramSpec,
+    Extension, ProgramSpec,
     cost::Cost,
-    two_party::{Products, STEPS_AHEAD},
+    two_party::{Products, STEPS_AHEAD, lpn_set_for},
 };
 use marill_numeric::Rounding;
 use marill_plan::{Side, Work, count::counted};
-use marill_serving::terms::TWO_PARTY_EXTENSION;
 
 use crate::commands::bench::{
     block::two_party,
@@ -176,7 +175,7 @@ fn alone(
 ) -> anyhow::Result<(Work, Cost, f64)> {
     let wiring = two_party::Wiring {
         network,
-        extension: TWO_PARTY_EXTENSION,
+        extension: Extension::Silent(lpn_set_for(&model.public.spec)?),
         products: Products::Cheaper,
     };
     let outcome = two_party::run(model, inputs, plan, &wiring)?;

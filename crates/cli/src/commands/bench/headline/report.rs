@@ -35,7 +35,7 @@ pub fn page(counts: &Counts, cells: &[Cell]) -> anyhow::Result<String> {
     section("By technique", techniques(counts, cells));
     section("Seconds", seconds(cells));
     section("Rounds and bytes", rounds_and_bytes(counts)?);
-    section("Two parties", alone::table()?.to_string());
+    section("Two parties", alone::table()?);
     section("Shaped links", time::shaped_links(cells)?);
     section("Beside other systems", peers::table()?);
     section("What is not in it", text::END.to_string());

@@ -1,6 +1,6 @@
 //! What the setting `2pc` takes: counted, with its share of what is made ahead.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use marill_plan::{Network, Side, Work};
 use marill_report::{Table, bytes};
@@ -22,13 +22,14 @@ low rank saves nothing here and freezing all that it freezes.";
 ///
 /// # Errors
 /// What counting reports.
-pub fn table() -> anyhow::Result<&'static str> {
-    static TABLE: OnceLock<String> = OnceLock::new();
-    if let Some(table) = TABLE.get() {
-        return Ok(table);
+pub fn table() -> anyhow::Result<String> {
+    static TABLE: Mutex<Option<String>> = Mutex::new(None);
+    // Whoever comes meanwhile waits rather than counting it too.
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(table) = &*table {
+        return Ok(table.clone());
     }
-    let table = count()?;
-    Ok(TABLE.get_or_init(|| table))
+    Ok(table.insert(count()?).clone())
 }
 
 fn count() -> anyhow::Result<String> {
