@@ -24,7 +24,7 @@ use std::{
 
 use marill_model::{ChatTemplate, Tokenizer};
 use marill_mpc::ProgramSpec;
-use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
+use marill_net::{Cutter, Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
 
 pub use crate::client::{
@@ -108,6 +108,7 @@ pub struct Client {
     sampling: bool,
     /// For how long the server keeps a session for a further turn.
     keep: Duration,
+    cutter: Cutter,
 }
 
 impl Client {
@@ -149,7 +150,8 @@ impl Client {
         options: &ClientOptions,
         supported: Supported,
     ) -> Result<Self, ServingError> {
-        let sessions = SessionOpener::new(partition, options, supported)?;
+        let cutter = Cutter::default();
+        let sessions = SessionOpener::new(partition, options, supported)?.ended_by(&cutter);
         let prefix = partition.prefix()?;
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
         prefixes.push(prefix);
@@ -165,12 +167,21 @@ impl Client {
             source: options.source,
             sampling: supported.sampling,
             keep: Duration::from_secs(supported.keep_seconds.min(3600)),
+            cutter,
         })
     }
 
     /// Bytes on the sockets to the server and to the dealer since the start, headers included.
     pub fn wire_counts(&self) -> (&Arc<WireCount>, &Arc<WireCount>) {
         (&self.sessions.server.count, &self.sessions.dealer.count)
+    }
+
+    /// What ends all connections of this client from another thread, those of sessions that wait
+    /// for a further turn too. An answer in the making then fails within its step, whose masks are
+    /// spent; until it is renewed, no session opens.
+    #[must_use]
+    pub fn cutter(&self) -> Cutter {
+        self.cutter.clone()
     }
 
     /// Ends the sessions that wait for a further turn.

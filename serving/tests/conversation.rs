@@ -8,8 +8,8 @@ use marill_partition::{ExportOptions, Partition, export};
 use marill_serving::{
     Endpoint, SetUpLimits,
     client::{
-        Answer, Client, ClientOptions, ComparisonChoice, CorrelationPreference, Request,
-        SecureSession, SessionOpener,
+        Answer, Client, ClientOptions, ComparisonChoice, CorrelationPreference, Event, Finish,
+        Request, SecureSession, SessionOpener,
     },
     local::{LocalServer, Parties},
     server::SecureModel,
@@ -436,4 +436,97 @@ fn rests_and_preparations_without_steps_are_refused() {
     );
     assert!(most <= 32, "{most}");
     session.decode(&world.rows(1, 1)).unwrap();
+}
+
+/// As [`ask`], until `tokens` tokens are there.
+fn stopped(client: &Client, prompt: &[u32], tokens: usize) -> Answer {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        max_tokens: Some(9),
+        ignore_eos: true,
+        keep: true,
+        ..Request::default()
+    };
+    let mut seen = 0;
+    let answer = client.generate(&request, &mut |event| {
+        seen += usize::from(matches!(event, Event::Phase("token")));
+        match seen == tokens {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    answer.unwrap()
+}
+
+#[test]
+fn a_stopped_answer_leaves_a_session_to_go_on_in() {
+    for setting in [Setting::Dealer, Setting::TwoParties] {
+        let served = Served::with(setting, 2);
+        let client = &served.client;
+        let prompt = [1, 2, 3];
+        let answer = stopped(client, &prompt, 4);
+        assert_eq!((answer.finish, answer.tokens.len()), (Finish::Cancelled, 4));
+        assert_eq!(client.kept(), 1);
+        let further = next(&prompt, &answer);
+        let kept = ask(client, &further, true, None);
+        assert_eq!(kept.cached_tokens, prompt.len() + 3, "{setting:?}");
+        assert_eq!(kept.tokens, ask(client, &further, false, None).tokens);
+    }
+}
+
+/// Asks, and ends the connections in the nth event of this phase.
+fn cut_in(client: &Client, prompt: &[u32], phase: &str, nth: usize) {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        max_tokens: Some(9),
+        ignore_eos: true,
+        keep: true,
+        ..Request::default()
+    };
+    let mut seen = 0;
+    let answer = client.generate(&request, &mut |event| {
+        seen += usize::from(matches!(event, Event::Phase(now) if now == phase));
+        if seen == nth {
+            client.cutter().cut();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(answer.is_err(), "{phase} {nth}");
+    assert_eq!(client.kept(), 0, "{phase} {nth}");
+}
+
+/// A step that was cut off may have opened rows under their masks: nothing goes on behind it.
+#[test]
+fn a_session_that_is_cut_off_is_never_gone_on_with() {
+    let phases = [("session", 1), ("prefill", 1), ("token", 2)];
+    // Two parties' sessions take seconds to open.
+    for (setting, phases) in [
+        (Setting::Dealer, &phases[..]),
+        (Setting::TwoParties, &phases[2..]),
+    ] {
+        let served = Served::with(setting, 1);
+        let client = &served.client;
+        let prompt = [1, 2, 3];
+        for &(phase, nth) in phases {
+            cut_in(client, &prompt, phase, nth);
+            let refused = client.generate(
+                &Request {
+                    prompt: prompt.to_vec(),
+                    ..Request::default()
+                },
+                &mut |_| ControlFlow::Continue(()),
+            );
+            assert!(refused.is_err(), "until it is renewed");
+            client.cutter().renew();
+            let answer = ask(client, &prompt, true, None);
+            assert_eq!(answer.cached_tokens, 0, "{setting:?} {phase} {nth}");
+            // A further turn that is cut off takes its session with it, and begins no other.
+            let further = next(&prompt, &answer);
+            cut_in(client, &further, "prefill", 1);
+            client.cutter().renew();
+            let anew = ask(client, &further, false, None);
+            assert_eq!(anew.cached_tokens, 0);
+            client.end_kept();
+        }
+    }
 }

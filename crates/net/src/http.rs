@@ -12,7 +12,7 @@ use tungstenite::{
 };
 
 use crate::{
-    Endpoint, NetError,
+    Cutter, Endpoint, NetError,
     socket::{Interest, Socket, WireCount, wait},
     websocket::WebSocketChannel,
 };
@@ -43,6 +43,8 @@ pub struct HttpClient {
     pub count: Arc<WireCount>,
     /// For a request and its answer, but for a long body.
     limit: Duration,
+    /// What may end its connections from another thread.
+    cutter: Option<Cutter>,
 }
 
 impl HttpClient {
@@ -52,6 +54,22 @@ impl HttpClient {
             bearer,
             count: Arc::default(),
             limit: TOTAL_TIMEOUT,
+            cutter: None,
+        }
+    }
+
+    /// The same with connections that `cutter` can end.
+    #[must_use]
+    pub fn ended_by(mut self, cutter: &Cutter) -> Self {
+        self.cutter = Some(cutter.clone());
+        self
+    }
+
+    fn connect(&self) -> Result<Box<dyn Socket>, NetError> {
+        let socket = self.endpoint.connect(&self.count)?;
+        match &self.cutter {
+            Some(cutter) => cutter.watch(socket),
+            None => Ok(socket),
         }
     }
 
@@ -109,7 +127,7 @@ impl HttpClient {
         max_bytes: u64,
     ) -> Result<Head, NetError> {
         let mut deadline = Instant::now() + self.limit;
-        let mut socket = self.endpoint.connect(&self.count)?;
+        let mut socket = self.connect()?;
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
         if method == "POST" {
@@ -164,7 +182,7 @@ impl HttpClient {
     /// [`NetError::Refused`] with the service's answer when it does not upgrade.
     pub fn websocket(&self, path: &str, timeout: Duration) -> Result<WebSocketChannel, NetError> {
         let deadline = Instant::now() + self.limit;
-        let mut socket = self.endpoint.connect(&self.count)?;
+        let mut socket = self.connect()?;
         let key = generate_key();
         let mut head = self.head("GET", path);
         head.push_str("connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n");

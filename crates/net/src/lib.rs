@@ -6,6 +6,7 @@
 
 use std::sync::mpsc;
 
+pub mod cutter;
 pub mod endpoint;
 pub mod http;
 pub mod meter;
@@ -16,6 +17,7 @@ mod text;
 pub mod tls;
 pub mod websocket;
 
+pub use cutter::Cutter;
 pub use endpoint::Endpoint;
 pub use meter::{Meter, Metered};
 pub use shape::{Link, Shaped};
@@ -33,6 +35,9 @@ pub const MAX_FRAME_BYTES: usize = 64 << 20;
 pub enum NetError {
     #[error("the peer closed the connection")]
     Closed,
+    /// By a [`Cutter`].
+    #[error("the connection was ended on this side")]
+    Cut,
     /// `code` is the WebSocket's: 1000, or one that the services agree on.
     #[error("the peer ended the session: {reason}")]
     Ended { code: u16, reason: String },

@@ -78,7 +78,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed step.
+    /// [`GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed step; any of
+    /// these where [`Client::cutter`] ended it.
     ///
     /// [`GreedyOnly`]: crate::error::SessionError::GreedyOnly
     pub fn generate(
@@ -170,6 +171,7 @@ impl Client {
                 generation.run(Some(token), on_event)?;
                 Ok(Some(generation.end(on_event)))
             }
+            Err(error) if self.cutter.is_cut() => Err(error),
             Err(error) => {
                 tracing::info!("a kept session is gone, a new one begins: {error}");
                 Ok(None)

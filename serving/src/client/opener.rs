@@ -6,7 +6,7 @@ use marill_mpc::{
     ClientSession, Comparison, Extension, MaskedAdapter, OutsourcedSession, ProgramSpec,
     PublicWeights, Sampling, Seed, Selection, TwoParty, two_party::LpnSet,
 };
-use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient, peer_text};
+use marill_net::{Channel, Cutter, Meter, Metered, SharedChannel, http::HttpClient, peer_text};
 use marill_numeric::{hex, unhex};
 use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -121,6 +121,15 @@ impl SessionOpener {
             spec,
             public,
         })
+    }
+
+    /// The same with connections that `cutter` can end.
+    #[must_use]
+    pub fn ended_by(mut self, cutter: &Cutter) -> Self {
+        self.server = self.server.ended_by(cutter);
+        self.dealer = self.dealer.ended_by(cutter);
+        self.party = self.party.map(|party| party.ended_by(cutter));
+        self
     }
 
     /// Asks the dealer for a session whose correlations it streams, then opens the session at the
