@@ -173,7 +173,7 @@ impl Dealer {
             .route(compat::CORRECTIONS_PATH, get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
             .route(compat::DCF_KEYS_PATH, get(dcf_keys_upgrade));
-        service::app(own, self)
+        service::app("dealer", own, self)
     }
 
     /// Samples the seeds of a session, or reserves one that was preprocessed. The place is taken

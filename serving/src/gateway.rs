@@ -29,6 +29,7 @@ use crate::{
     error::{HttpError, ServingError, SessionError},
     gateway::answer::{Shape, respond},
     metrics::{self, Metrics},
+    probe,
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
     service::check_running,
     web::{self, Sessions},
@@ -196,14 +197,19 @@ fn is_local(authority: &str) -> bool {
 async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
     let client = gateway.client();
     let parameters = &client.parameters;
-    Json(serde_json::json!({
-        "status": "ok", "model": client.model_name, "partition_id": parameters.partition_id,
+    let mut told = probe::health("gateway");
+    let more = serde_json::json!({
+        "model": client.model_name, "partition_id": parameters.partition_id,
         "server": client.server().endpoint.to_string(), "setting": parameters.setting,
         "e0": parameters.e0,
         "rounding": parameters.rounding,
         "demonstration": client.is_demonstration(),
         "public_layers": client.public_layers(), "private_layers": client.private_layers(),
-    }))
+    });
+    if let (Some(told), serde_json::Value::Object(more)) = (told.as_object_mut(), more) {
+        told.extend(more);
+    }
+    Json(told)
 }
 
 /// Ready means that an answer could start now: server and dealer say so too.

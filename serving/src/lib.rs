@@ -17,6 +17,7 @@ mod metrics;
 mod pace;
 pub mod party;
 pub mod preprocessing;
+pub mod probe;
 mod ready;
 mod secret_files;
 pub mod server;

@@ -119,7 +119,7 @@ impl Party {
             .route("/ready", get(ready))
             .route("/v1/party", get(party_upgrade))
             .route(crate::compat::PARTY_PATH, get(party_upgrade));
-        service::app(own, self)
+        service::app("party", own, self)
     }
 
     fn session(&self, channel: WebSocketChannel, turn: Turn) -> Result<(), ServingError> {

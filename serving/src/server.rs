@@ -332,7 +332,7 @@ impl Server {
             .route("/v1/ahead", get(former_query))
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade));
-        service::app(own, self)
+        service::app("server", own, self)
     }
 
     /// For whom a set-up with a client is kept.

@@ -15,6 +15,7 @@ use marill_net::{WebSocketChannel, WireCount};
 use crate::{
     error::{HttpError, ServingError},
     metrics::Metrics,
+    probe,
     slots::Sessions,
     web,
 };
@@ -22,9 +23,13 @@ use crate::{
 /// The longest pause of a peer between two steps.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A service's `own` addresses, and those that each has.
-pub(crate) fn app<S: Send + Sync + 'static>(own: Router<Arc<S>>, service: &Arc<S>) -> Router {
-    let health = || async { Json(serde_json::json!({ "status": "ok" })) };
+/// The `own` addresses of a service of this name, and those that each has.
+pub(crate) fn app<S: Send + Sync + 'static>(
+    name: &'static str,
+    own: Router<Arc<S>>,
+    service: &Arc<S>,
+) -> Router {
+    let health = move || async move { Json(probe::health(name)) };
     own.route("/health", get(health))
         .fallback(|| async { HttpError::not_found("such address") })
         .layer(middleware::from_fn(web::finish))

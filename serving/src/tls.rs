@@ -4,7 +4,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
@@ -68,6 +68,22 @@ fn check_dates(certificate: &CertificateDer<'_>) -> Result<(), String> {
         )),
         // Nothing is trusted here, so that it ends with an unknown issuer in any other case.
         _ => Ok(()),
+    }
+}
+
+/// The last second of year 9999, behind which no certificate's date can lie.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// When a certificate ends; none where that cannot be read, or is never.
+pub(crate) fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let parsed = EndEntityCert::try_from(certificate).ok()?;
+    let last = UnixTime::since_unix_epoch(Duration::from_secs(LAST_SECOND));
+    let usage = KeyUsage::server_auth();
+    match parsed.verify_for_usage(&[], &[], &[], last, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            Some(UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
     }
 }
 
@@ -223,6 +239,16 @@ mod tests {
             .map(|_| ())
             .unwrap_err();
         assert!(error.to_string().contains("other.pem"), "{error}");
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _) = files(folder.path(), 2001, 3001);
+        let end = end_of(&read_certificates(&path).unwrap()[0]).unwrap();
+        let told = httpdate::fmt_http_date(end);
+        assert_eq!(told, "Thu, 01 Jan 3001 00:00:00 GMT");
+        assert_eq!(end_of(&CertificateDer::from(b"none".as_slice())), None);
     }
 
     #[test]

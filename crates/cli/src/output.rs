@@ -4,3 +4,4 @@ pub mod advice;
 pub mod failure;
 pub mod progress;
 pub mod terminal;
+pub mod waiting;

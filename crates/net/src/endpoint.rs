@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::CertificateError;
+use rustls::{CertificateError, pki_types::CertificateDer};
 
 use crate::{
     NetError, peer_text,
@@ -88,6 +88,26 @@ impl Endpoint {
     /// one, or that no authority vouches for; [`NetError::Handshake`] where what answers speaks no
     /// TLS 1.3.
     pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
+        let stream = self.dial()?;
+        self.secure(stream, count.clone())
+            .map_err(|source| self.insecure(source))
+    }
+
+    /// The certificates that the service shows, its own first; none where it speaks plain text.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, NetError> {
+        let Some(trust) = &self.trust else {
+            return Ok(Vec::new());
+        };
+        let shown = CountedTcp::new(self.dial()?, Arc::default())
+            .and_then(|tcp| TlsSocket::connect(tcp, &self.host, trust))
+            .map_err(|source| self.insecure(source))?;
+        Ok(shown.certificates())
+    }
+
+    fn dial(&self) -> Result<TcpStream, NetError> {
         let unreachable = |source| NetError::Unreachable {
             endpoint: self.to_string(),
             source,
@@ -105,11 +125,7 @@ impl Endpoint {
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => {
-                    return self
-                        .secure(stream, count.clone())
-                        .map_err(|source| self.insecure(source));
-                }
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }

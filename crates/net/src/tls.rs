@@ -160,6 +160,18 @@ impl TlsSocket {
     }
 }
 
+impl TlsSocket {
+    /// The certificates that the peer showed, its own first.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        let shown = match self {
+            Self::Client(stream) => stream.conn.peer_certificates(),
+            Self::Server(stream) => stream.conn.peer_certificates(),
+        };
+        shown.map(<[_]>::to_vec).unwrap_or_default()
+    }
+}
+
 /// Ends at the deadline, however often the service sends a byte.
 fn shake_hands(
     connection: &mut ClientConnection,

@@ -1,22 +1,32 @@
 //! `marill chat`: a conversation in the terminal, in one private session as long as it
 //! goes on.
 
-use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
+mod conversation;
+mod input;
+mod interrupts;
+mod said;
 
-use marill_model::{Message, NO_TEMPLATE};
+use std::process::ExitCode;
+
+use marill_model::NO_TEMPLATE;
 use marill_serving::{
-    ClientError, ServingError,
-    client::{Client, Event, Request},
+    client::{Client, Request},
     terms::Setting,
 };
 
+use self::{
+    conversation::Conversation,
+    input::{Input, Line},
+    interrupts::Interrupts,
+    said::{HELP, Said},
+};
 use crate::{
     args::{
         services::{DEFAULT_SERVER, NoKeepArgs, Services},
         target::Target,
     },
-    commands::generate::{SamplingArgs, summary},
-    output::{advice::advise, terminal::show},
+    commands::generate::SamplingArgs,
+    output::failure,
 };
 
 #[derive(clap::Args)]
@@ -62,8 +72,8 @@ fn parties(setting: &str) -> &'static str {
 fn introduce(client: &Client) {
     let parties = parties(&client.parameters.setting);
     eprintln!(
-        "private session with `{}`: {parties}, semi-honest, rounding {}\n`/reset` starts over, \
-         `/quit` or the end of input leaves",
+        "private session with `{}`: {parties}, semi-honest, rounding {}\n\
+         `/help` lists commands, Ctrl-C stops an answer, `/quit` or the end of input leaves",
         client.model_name, client.parameters.rounding
     );
     if !client.has_chat_template() {
@@ -71,70 +81,73 @@ fn introduce(client: &Client) {
     }
 }
 
+/// Answers until the input ends. An error ends an answer and not the conversation; without a
+/// terminal the exit code is that of the last error.
+///
+/// # Errors
+/// Services or a partition that cannot be used, and input that fails.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling_args.sampling()?;
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
     introduce(client);
-    let opening = || -> Vec<Message> {
-        args.system
-            .iter()
-            .map(|text| Message {
-                role: "system".into(),
-                content: text.clone(),
-            })
-            .collect()
+    let form = Request {
+        max_tokens: Some(args.max_tokens as usize),
+        ignore_eos: args.ignore_eos,
+        sampling,
+        keep: args.keep.keeps(),
+        ..Request::default()
     };
-    let mut messages = opening();
-    let mut lines = std::io::stdin().lock().lines();
+    let mut conversation = Conversation::new(client, form, args.system, args.quiet);
+    let mut input = Input::open()?;
+    let interrupts = match input.is_terminal() {
+        true => Some(Interrupts::watch(client.cutter())?),
+        // As other programs in a pipe do, this one ends with Ctrl-C.
+        false => None,
+    };
+    let mut code = ExitCode::SUCCESS;
     loop {
-        eprint!("> ");
-        let Some(line) = lines.next() else { break };
-        match line?.trim() {
-            "" => continue,
-            "/quit" => break,
-            "/reset" => {
-                messages = opening();
-                client.end_kept();
-                continue;
-            }
-            text => messages.push(Message {
-                role: "user".into(),
-                content: text.into(),
-            }),
-        }
-        let request = Request {
-            prompt: client.chat_prompt(&messages).map_err(advise)?,
-            max_tokens: Some(args.max_tokens as usize),
-            ignore_eos: args.ignore_eos,
-            sampling,
-            keep: args.keep.keeps(),
-            ..Request::default()
+        let line = match input.next()? {
+            Line::Text(line) => line,
+            Line::Cleared => continue,
+            Line::End => break,
         };
-        let result = client.generate(&request, &mut |event| {
-            if let Event::Text(piece) = event {
-                show(&piece);
-            }
-            ControlFlow::Continue(())
-        });
-        match result {
-            Ok(answer) => {
-                println!();
-                if !args.quiet {
-                    eprintln!("({})", summary(&answer));
+        match obey(&mut conversation, &line, interrupts.as_ref()) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                let failed = failure::report(&error);
+                if !input.is_terminal() {
+                    code = failed;
                 }
-                messages.push(Message {
-                    role: "assistant".into(),
-                    content: answer.text,
-                });
             }
-            // The conversation has outgrown the context; the next question can start over.
-            Err(error @ ServingError::Client(ClientError::PromptTooLong { .. })) => {
-                eprintln!("error: {error}\n\nhint: `/reset` starts over");
-                messages.pop();
-            }
-            Err(error) => return Err(advise(error)),
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// Does what a line asks for; false where that is to leave.
+fn obey(
+    conversation: &mut Conversation,
+    line: &str,
+    interrupts: Option<&Interrupts>,
+) -> anyhow::Result<bool> {
+    let said = Said::parse(line).map_err(|refused| failure::BadInput(anyhow::anyhow!(refused)))?;
+    match said {
+        Said::Nothing => {}
+        Said::Question(text) => conversation.ask(text, interrupts)?,
+        Said::Help => eprintln!("{HELP}"),
+        Said::Reset => conversation.reset(),
+        Said::System(Some(text)) => conversation.instruct(text),
+        Said::System(None) => match conversation.system() {
+            Some(text) => eprintln!("instructions: {text}"),
+            None => eprintln!("there are no instructions; `/system TEXT` gives some"),
+        },
+        Said::Save(path) => {
+            conversation.save(&path)?;
+            eprintln!("saved as `{}`", path.display());
+        }
+        Said::Quit => return Ok(false),
+    }
+    Ok(true)
 }

@@ -46,7 +46,8 @@ fn render(error: &anyhow::Error) -> String {
     text
 }
 
-fn split_hints(text: &str) -> (String, Vec<String>) {
+/// A message without its hints, and the hints.
+pub fn split_hints(text: &str) -> (String, Vec<String>) {
     let mut parts = text.split("\nhint: ");
     let head = parts.next().unwrap_or_default().trim_end().to_string();
     (head, parts.map(|hint| hint.trim().to_string()).collect())

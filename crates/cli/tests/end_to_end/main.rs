@@ -2,9 +2,11 @@
 //! model.
 
 mod deployments;
+mod doctor;
 mod gateway;
 mod keys;
 mod services;
+mod terminal;
 mod two_party;
 
 use std::{io::Write, process::Output};
