@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod compat;
+mod help;
 mod output;
 mod process;
 
@@ -82,7 +83,7 @@ enum Command {
     Demo(demo::Args),
     /// List, copy or check recipes
     Recipes(recipes::Args),
-    /// Check this machine
+    /// Say why something does not work: this machine, and the services that are named
     Doctor(doctor::Args),
     /// Write manual pages into a folder
     Man(man::Args),
@@ -139,9 +140,14 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
+/// The commands with their help arranged.
+fn program() -> clap::Command {
+    help::arranged(Cli::command())
+}
+
 /// What the command line and the environment say; ends the process where that is not understood.
 fn parse() -> Cli {
-    let mut program = with_variables(Cli::command());
+    let mut program = with_variables(program());
     let matches = program.get_matches_mut();
     refuse_unknown_variables(&mut program, &matches);
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
@@ -175,11 +181,44 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, program()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "marill", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut program(), "marill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     };
     result.unwrap_or_else(|error| failure::report(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_arranges_flags_that_exist() {
+        let program = Cli::command();
+        for (command, name) in help::names() {
+            let command = program.find_subcommand(command).expect(command);
+            let known = command.get_arguments().any(|arg| arg.get_id() == name);
+            assert!(known, "`{}` has no `{name}`", command.get_name());
+        }
+    }
+
+    #[test]
+    fn short_help_leaves_out_flags_that_exist() {
+        let program = Cli::command();
+        for name in help::rare() {
+            let has =
+                |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == *name);
+            assert!(
+                program.get_subcommands().any(has),
+                "no command has `{name}`"
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_fit_together() {
+        with_variables(program()).debug_assert();
+    }
 }

@@ -5,9 +5,13 @@ use std::{collections::BTreeSet, process::Command};
 
 /// What `marill ARGS --help` prints, without colors, in 100 columns, in an empty environment.
 fn help(args: &[&str]) -> String {
+    help_by(args, "--help")
+}
+
+fn help_by(args: &[&str], flag: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_marill"))
         .args(args)
-        .arg("--help")
+        .arg(flag)
         .env_clear()
         .env("COLUMNS", "100")
         .output()
@@ -47,6 +51,55 @@ fn help_of_every_command() {
         insta::assert_snapshot!(name, text);
         for nested in commands(&text) {
             insta::assert_snapshot!(format!("{name} {nested}"), help(&[name, nested]));
+        }
+    }
+}
+
+#[test]
+fn the_short_help_is_shorter_and_the_long_one_has_examples() {
+    let main = [
+        "train", "plan", "export", "serve", "dealer", "party", "gateway", "chat", "generate",
+        "eval", "bench", "doctor",
+    ];
+    for command in main {
+        let (short, long) = (help_by(&[command], "-h"), help(&[command]));
+        assert!(short.lines().count() < long.lines().count(), "{command}");
+        let example = format!("\n  marill {command} ");
+        assert!(
+            long.contains("\nExamples:\n") && long.contains(&example),
+            "{command}"
+        );
+        assert!(!short.contains("Examples:"), "{command}");
+    }
+    assert!(help(&[]).contains("\nExamples:\n"));
+}
+
+#[test]
+fn flags_stand_below_headings() {
+    for (command, headings) in [
+        (
+            "serve",
+            &["Services:", "Listening:", "Users:", "Sessions:"][..],
+        ),
+        ("chat", &["Answer:", "Services:", "Folders:"]),
+        ("train", &["Recipe:", "Run:", "Output:"]),
+        ("bench", &["Calibration:"]),
+    ] {
+        let long = help(&[command]);
+        for heading in headings {
+            assert!(
+                long.contains(&format!("\n{heading}\n")),
+                "{command} {heading}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_line_of_help_is_wider_than_100_columns() {
+    for name in commands(&help(&[])) {
+        for line in help(&[name]).lines() {
+            assert!(line.chars().count() <= 100, "{name}: {line}");
         }
     }
 }

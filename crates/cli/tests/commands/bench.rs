@@ -210,3 +210,29 @@ fn a_party_of_a_bench_needs_its_task() {
     let said = stderr(&output);
     assert!(said.contains("is for `marill bench`"), "{said}");
 }
+
+/// Values with units for a person, and the keys under `--json` alone.
+#[test]
+fn bench_of_an_architecture_is_a_table_with_units() {
+    let dir = with_partition();
+    let args = ["bench", "--arch", "out", "--context", "20", "--tokens", "1"];
+    for (setting, columns) in [("dealer", "dealer to E1 |"), ("2pc", "| phase ")] {
+        let output = marill(dir.path(), &[&args[..], &["--setting", setting]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for part in [
+            columns,
+            "per token",
+            "KiB",
+            " ms |",
+            "the twin's: equal",
+            "tally: equal",
+        ] {
+            assert!(text.contains(part), "{setting}: no `{part}` in\n{text}");
+        }
+        assert!(
+            !text.contains('_') && !text.contains('{') && !text.contains("| - "),
+            "keys or nothing in\n{text}"
+        );
+    }
+}

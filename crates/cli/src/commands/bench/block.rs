@@ -4,6 +4,7 @@
 
 mod expected;
 mod report;
+mod text;
 pub mod two_party;
 
 use std::process::ExitCode;
@@ -20,7 +21,8 @@ use serde_json::{Value, json};
 
 use self::{
     expected::{references, tallied},
-    report::{explain, explain_comparison, print_report, report},
+    report::{explain, explain_comparison, private_part, report},
+    text::text,
 };
 use super::{
     parties::{Outcome, Wiring, run_parties},
@@ -239,7 +241,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print_report(&report);
+        println!("{}", text(&report));
     }
     if args.explain {
         explain(&layer);
@@ -306,8 +308,8 @@ fn run_two_party(
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
-        "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
-        "network": args.network, "rounding": args.rounding,
+        "private": private_part(spec), "rank": spec.lora_rank, "layers": spec.num_layers,
+        "merge": args.merge, "network": args.network, "rounding": args.rounding,
         "extension": wiring.extension.to_string(),
         "twin_equal": twin_equal, "tally_equal": tally_equal,
     });
@@ -319,7 +321,7 @@ fn run_two_party(
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print_report(&report);
+        println!("{}", text(&report));
     }
     if args.explain {
         two_party::explain(&parts);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use marill_mpc::{Comparison, MaskedAdapter, cost::Cost, masked::DCF_BELOW};
+use marill_mpc::{Comparison, MaskedAdapter, ProgramSpec, cost::Cost, masked::DCF_BELOW};
 use marill_plan::{Estimate, Network, estimates};
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
@@ -15,6 +15,15 @@ use crate::{
     },
     commands::bench::{clock::Spent, parties::Outcome, plan::Plan, shapes::Model},
 };
+
+/// What of a program is private: the flag `--private` that asks for it.
+pub(super) fn private_part(spec: &ProgramSpec) -> &'static str {
+    match (spec.is_full_rank(), spec.lora_rank) {
+        (true, _) => "full",
+        (false, 0) => "none",
+        _ => "lora",
+    }
+}
 
 /// What was measured and counted, per token or for the prompt.
 pub(super) fn report(
@@ -33,11 +42,7 @@ pub(super) fn report(
         .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
     let setup = MaskedAdapter::bytes_of(spec);
-    let private = match (spec.is_full_rank(), spec.lora_rank) {
-        (true, _) => "full",
-        (false, 0) => "none",
-        _ => "lora",
-    };
+    let private = private_part(spec);
     json!({
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
@@ -64,27 +69,6 @@ pub(super) fn report(
         },
         "seconds": outcome.e0.wall / per as f64,
     })
-}
-
-pub(super) fn print_report(report: &serde_json::Value) {
-    let mut table = Table::new(["what", "value"]);
-    let Some(fields) = report.as_object() else {
-        return;
-    };
-    for (name, value) in fields {
-        match value.as_object() {
-            None => table.row([
-                name.clone(),
-                value.to_string().trim_matches('"').to_string(),
-            ]),
-            Some(parts) => {
-                parts.iter().for_each(|(part, value)| {
-                    table.row([format!("{name}.{part}"), value.to_string()])
-                });
-            }
-        }
-    }
-    println!("{}", table.markdown());
 }
 
 /// Rounds and bytes of one layer by label.
