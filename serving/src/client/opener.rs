@@ -196,7 +196,16 @@ impl SessionOpener {
         };
         let (peer, meter, welcome) = self.shake_hands(&self.parameters, &hello)?;
         let channel = Box::new(peer.clone());
-        let keeper = welcome.keeps_set_up.then(|| self.keeper());
+        let keeper = match welcome.keeps_set_up {
+            true if !self.state.set_ups.keeps() => {
+                let error = SessionError::BadMessage {
+                    peer: SERVER,
+                    reason: "it keeps a set-up, which was not asked for".into(),
+                };
+                return Err(error.into());
+            }
+            keeps => keeps.then(|| self.keeper()),
+        };
         let extension = extension_of(&welcome)?;
         let public = self.public.clone();
         let session = match &keeper {
@@ -236,7 +245,7 @@ impl SessionOpener {
         ];
         let server = &self.server;
         let endpoint = server.endpoint.to_string();
-        let key = server.bearer.as_ref().map(|key| key.as_str());
+        let key = server.bearer.as_deref();
         let owner = Owner::server(&endpoint, key, model);
         (self.state.set_ups.clone(), owner)
     }

@@ -142,7 +142,7 @@ fn a_key_is_accepted_or_not() {
     for (key, code, state, word) in [
         (&[][..], Some(2), "failed", "`--api-key`"),
         (&["--api-key", "wrong"], Some(2), "failed", "another key"),
-        (&["--api-key", "secret"], Some(0), "ok", "accepted"),
+        (&["--api-key", "secret"], Some(0), "ok", "not refused"),
     ] {
         let (ended, found) = doctor(&world, &[&["--server", &server.url], key].concat());
         let (found_state, told) = check(&found, "server: key");

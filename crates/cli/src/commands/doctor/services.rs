@@ -174,7 +174,7 @@ impl Service<'_> {
         match (models, self.api_key) {
             (Ok(models), key) => {
                 let key = if key.is_some() {
-                    "accepted"
+                    "not refused"
                 } else {
                     "none needed"
                 };
