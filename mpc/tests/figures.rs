@@ -291,7 +291,8 @@ fn a_gpt2_block_keeps_to_its_budget() {
 fn alone(of: impl Fn(usize) -> ProgramSpec, cached: usize, rows: usize) -> ([u64; 2], u64, u64) {
     let cost = |layers: usize| {
         let spec = of(layers);
-        let (greedy, cheaper) = (Selection::Greedy, Products::Cheaper);
+        let greedy = Selection::Greedy;
+        let cheaper = Products::Cheaper;
         let step = tally_two_party(&spec, greedy, cached, rows, None, cheaper).unwrap();
         let made = tally_made_ahead(&spec, greedy, cached, rows, None, cheaper).unwrap();
         let (made, steps) = made.expect("products are made ahead");

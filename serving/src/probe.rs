@@ -60,7 +60,8 @@ pub enum ProbeError {
 /// [`ProbeError::Net`]; [`ProbeError::Other`] for another program's answer.
 pub fn ask(client: &HttpClient) -> Result<Health, ProbeError> {
     let client = client.clone().with_limit(PATIENCE);
-    let (before, started) = (now(), Instant::now());
+    let before = now();
+    let started = Instant::now();
     let answer = client.get("/health", MAX_ANSWER_BYTES)?;
     let took = started.elapsed();
     let other = |reason: String| ProbeError::Other { reason };

@@ -62,7 +62,8 @@ fn the_short_help_is_shorter_and_the_long_one_has_examples() {
         "eval", "bench", "doctor",
     ];
     for command in main {
-        let (short, long) = (help_by(&[command], "-h"), help(&[command]));
+        let short = help_by(&[command], "-h");
+        let long = help(&[command]);
         assert!(short.lines().count() < long.lines().count(), "{command}");
         let example = format!("\n  marill {command} ");
         assert!(

@@ -251,7 +251,8 @@ fn two_party(
     let extension = Extension::Silent(set);
     send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     let peer = Box::new(client.clone());
-    let (public, private) = (model.public.clone(), model.private.clone());
+    let public = model.public.clone();
+    let private = model.private.clone();
     let session = match keeps {
         false => ServerSession::without_dealer(public, private, peer, extension),
         true => {

@@ -89,7 +89,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     checks.push(cache("models of the hub", &hub));
     checks.extend(services(&args)?);
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let (warnings, failed) = (count(State::Warning), count(State::Failed));
+    let warnings = count(State::Warning);
+    let failed = count(State::Failed);
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         cores: machine.cores,

@@ -325,7 +325,8 @@ fn a_kept_secret_key_decrypts_as_before() {
     let again = Client::from_bytes(N8192, &saved).unwrap();
     assert_eq!(again.to_bytes(), saved);
     let product = Product::new(N8192, 48, Factors::Signed(16), [2, 5, 1]).unwrap();
-    let (w, r) = (factors(10, 16), numbers(5, 48));
+    let w = factors(10, 16);
+    let r = numbers(5, 48);
     // A request of the one, whose response the other reads.
     let matrix = Matrix::new(server.key(), &product, &w).unwrap();
     let (response, ours) = server

@@ -148,7 +148,8 @@ fn rate(name: String, free: u64, found: &str, elsewhere: &str) -> Check {
 
 /// Bytes and files below a folder; links are not followed.
 fn size_of(folder: &Path) -> (u64, u64) {
-    let (mut size, mut files) = (0, 0);
+    let mut size = 0;
+    let mut files = 0;
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -116,7 +116,8 @@ fn steps(report: &Value) -> String {
         "dealer to E1",
     ])
     .right(&[1, 2, 3, 4, 5, 6]);
-    let (online, source) = (&report["online_bytes"], &report["source_bytes"]);
+    let online = &report["online_bytes"];
+    let source = &report["source_bytes"];
     table.row([
         unit(report).to_string(),
         time(&report["seconds"]),
