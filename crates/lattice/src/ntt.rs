@@ -1,12 +1,15 @@
 //! Negacyclic number-theoretic transforms: products modulo `X^n + 1` and a prime, value by value.
 //!
-//! Two implementations of one trait. [`Portable`] is ours: integer instructions of any machine.
-//! The default feature `tfhe-ntt` brings the crate of that name, which chooses vector instructions
-//! at run time (52-bit multiplications of AVX-512 for primes of 50 bits). The order and the root
-//! of transformed values differ between the two, so that these never leave a party: what is sent
-//! are coefficients, and both implementations make the same messages.
+//! Three implementations of one trait. [`Portable`] takes integer instructions of any machine,
+//! `Doubles` floating point with AVX2. The default feature `tfhe-ntt` brings the crate of that
+//! name, which is the fastest where AVX-512 multiplies 52 bits. The order and the root of
+//! transformed values differ between them, so that these never leave a party: what is sent are
+//! coefficients, and all implementations make the same messages.
 //!
-//! Neither branches on a value nor uses one as an index.
+//! None branches on a value or uses one as an index.
+
+#[cfg(target_arch = "x86_64")]
+mod doubles;
 
 use crate::modulus::Modulus;
 
@@ -22,19 +25,71 @@ pub(crate) trait Transform: Send + Sync {
     fn multiply_accumulate(&self, sums: &mut [u64], a: &[u64], b: &[u64]);
 }
 
-/// The fastest transform that was compiled in.
+/// The fastest transform that was compiled in and that the machine has instructions for.
 pub(crate) fn best(n: usize, modulus: Modulus) -> Box<dyn Transform> {
-    #[cfg(feature = "tfhe-ntt")]
-    {
-        let plan = tfhe_ntt::prime64::Plan::try_new(n, modulus.p());
-        Box::new(Vectors(plan.expect("the prime is 1 modulo 2n")))
+    #[cfg(all(feature = "tfhe-ntt", target_arch = "x86_64"))]
+    if std::is_x86_feature_detected!("avx512ifma") {
+        return Box::new(Vectors::new(n, modulus));
     }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(doubles) = doubles::Doubles::new(n, modulus) {
+        return Box::new(doubles);
+    }
+    #[cfg(feature = "tfhe-ntt")]
+    return Box::new(Vectors::new(n, modulus));
     #[cfg(not(feature = "tfhe-ntt"))]
     Box::new(Portable::new(n, modulus))
 }
 
+/// All transforms that this machine can run.
+#[cfg(test)]
+pub(crate) fn every(n: usize, modulus: Modulus) -> Vec<(&'static str, Box<dyn Transform>)> {
+    let mut all: Vec<(_, Box<dyn Transform>)> =
+        vec![("portable", Box::new(Portable::new(n, modulus)))];
+    #[cfg(target_arch = "x86_64")]
+    if let Some(doubles) = doubles::Doubles::new(n, modulus) {
+        all.push(("doubles", Box::new(doubles)));
+    }
+    #[cfg(feature = "tfhe-ntt")]
+    all.push(("tfhe-ntt", Box::new(Vectors::new(n, modulus))));
+    all
+}
+
+/// A root of order `2n`.
+fn root(n: usize, modulus: Modulus) -> u64 {
+    let order = 2 * n as u64;
+    assert!(
+        n.is_power_of_two() && modulus.p() % order == 1,
+        "no root of order {order}"
+    );
+    // A power of a non-residue has the full order: its n-th power is -1.
+    (2..)
+        .map(|x| modulus.pow(x, (modulus.p() - 1) / order))
+        .find(|root| modulus.pow(*root, n as u64) == modulus.p() - 1)
+        .expect("a prime has non-residues")
+}
+
+/// The first `n` powers, in bit-reversed order.
+fn powers(root: u64, n: usize, modulus: Modulus) -> Vec<u64> {
+    let mut power = 1;
+    let mut powers = vec![1; n];
+    for at in 0..n {
+        powers[at.reverse_bits() >> (usize::BITS - n.trailing_zeros())] = power;
+        power = modulus.mul(power, root);
+    }
+    powers
+}
+
 #[cfg(feature = "tfhe-ntt")]
 struct Vectors(tfhe_ntt::prime64::Plan);
+
+#[cfg(feature = "tfhe-ntt")]
+impl Vectors {
+    fn new(n: usize, modulus: Modulus) -> Self {
+        let plan = tfhe_ntt::prime64::Plan::try_new(n, modulus.p());
+        Self(plan.expect("the prime is 1 modulo 2n"))
+    }
+}
 
 #[cfg(feature = "tfhe-ntt")]
 impl Transform for Vectors {
@@ -90,22 +145,10 @@ pub(crate) struct Portable {
 impl Portable {
     /// `n` is a power of two and the prime 1 modulo `2n`.
     pub(crate) fn new(n: usize, modulus: Modulus) -> Self {
-        let order = 2 * n as u64;
-        assert!(n.is_power_of_two() && modulus.p() % order == 1, "no root");
-        // A power of a non-residue has the full order: its n-th power is -1.
-        let root = (2..)
-            .map(|x| modulus.pow(x, (modulus.p() - 1) / order))
-            .find(|root| modulus.pow(*root, n as u64) == modulus.p() - 1)
-            .expect("a prime has non-residues");
+        let root = root(n, modulus);
         let powers = |root: u64| {
-            let mut power = 1;
-            let mut factors = vec![Factor::new(1, modulus); n];
-            for at in 0..n {
-                factors[at.reverse_bits() >> (usize::BITS - n.trailing_zeros())] =
-                    Factor::new(power, modulus);
-                power = modulus.mul(power, root);
-            }
-            factors
+            let powers = powers(root, n, modulus).into_iter();
+            powers.map(|power| Factor::new(power, modulus)).collect()
         };
         Self {
             modulus,
@@ -175,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::parameters::PRIMES;
+    use crate::parameters::{PRIMES, SPECIAL};
 
     /// `a·b` modulo `X^n + 1`, term by term.
     fn schoolbook(a: &[u64], b: &[u64], m: Modulus) -> Vec<u64> {
@@ -227,23 +270,50 @@ mod tests {
             let (a, b) = (residues(a), residues(b));
             let once = schoolbook(&a, &b, m);
             let twice: Vec<u64> = once.iter().map(|x| m.add(*x, *x)).collect();
-            prop_assert_eq!(&product(&Portable::new(a.len(), m), &a, &b), &twice);
-            prop_assert_eq!(&product(&*best(a.len(), m), &a, &b), &twice);
+            for (name, ntt) in every(a.len(), m) {
+                prop_assert_eq!(&product(&*ntt, &a, &b), &twice, "{}", name);
+            }
         }
     }
 
     #[test]
-    fn both_transforms_give_the_same_products() {
-        for (n, prime) in [4096, 8192].into_iter().zip(PRIMES) {
+    fn all_transforms_give_the_same_products() {
+        let primes = [PRIMES[0], PRIMES[2], SPECIAL];
+        for (n, prime) in [4096, 8192, 8192].into_iter().zip(primes) {
             let m = Modulus::new(prime);
-            let a: Vec<u64> = (0..n as u64)
-                .map(|i| m.reduce(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-                .collect();
-            let b: Vec<u64> = a.iter().rev().map(|x| m.sub(0, *x)).collect();
-            assert_eq!(
-                product(&Portable::new(n, m), &a, &b),
-                product(&*best(n, m), &a, &b)
-            );
+            let mixed = |i: u64| m.reduce(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            // What lets sums grow most, and what looks like any message.
+            let shapes: [&dyn Fn(u64) -> u64; 4] = [
+                &mixed,
+                &|_| prime - 1,
+                &|i| if i % 2 == 0 { prime / 2 } else { prime / 2 + 1 },
+                &|i| if mixed(i) % 2 == 0 { 0 } else { prime - 1 },
+            ];
+            for (a, b) in shapes.iter().zip(shapes.iter().cycle().skip(1)) {
+                let [a, b] = [a, b].map(|shape| (0..n as u64).map(shape).collect::<Vec<u64>>());
+                let [(_, first), rest @ ..] = &every(n, m)[..] else {
+                    panic!("the portable one runs anywhere")
+                };
+                let expected = product(&**first, &a, &b);
+                for (name, ntt) in rest {
+                    assert_eq!(product(&**ntt, &a, &b), expected, "{name}, {n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_transformed_back_is_what_it_was() {
+        for n in [16, 32, 64, 8192] {
+            let m = Modulus::new(SPECIAL);
+            let x: Vec<u64> = (0..n as u64).map(|i| m.sub(0, i * i)).collect();
+            for (name, ntt) in every(n, m) {
+                let mut y = x.clone();
+                ntt.forward(&mut y);
+                assert!(y.iter().all(|y| *y < m.p()), "{name}, {n}");
+                ntt.inverse(&mut y);
+                assert_eq!(y, x, "{name}, {n}");
+            }
         }
     }
 }

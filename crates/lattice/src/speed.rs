@@ -9,7 +9,7 @@ use crate::{
     bfv::{Ciphertext, Factor, Factors, SecretKey, Sum, switched_bytes},
     convolution::tests::square,
     modulus::Modulus,
-    ntt::{Portable, Transform, best},
+    ntt::every,
     packing::{merge, split},
     parameters::{PRIMES, ParameterSet},
     product::{Client, Matrix, Product, Server},
@@ -49,10 +49,7 @@ fn time(name: &str, mut step: impl FnMut()) {
 
 fn transforms(n: usize) {
     let modulus = Modulus::new(PRIMES[0]);
-    let fast = best(n, modulus);
-    let portable = Portable::new(n, modulus);
-    let ours: [(&str, &dyn Transform); 2] = [("best", &*fast), ("portable", &portable)];
-    for (name, ntt) in ours {
+    for (name, ntt) in every(n, modulus) {
         let mut x: Vec<u64> = (0..n as u64).collect();
         let b = x.clone();
         time(&format!("n {n}, {name}: forward, one prime"), || {
