@@ -47,6 +47,7 @@ mod kept;
 mod lattice;
 mod make;
 mod masked;
+mod memo;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,5 @@
 //! What a step between two parties costs, counted by running the program over shapes.
 
-use std::cell::RefCell;
-
 use marill_lattice::PackingKeys;
 use marill_net::Channel;
 use marill_ot::{AnySource, LpnSet};
@@ -18,6 +16,7 @@ use crate::{
         gates::{Gates, PIECE},
         kept::{LEAST_VECTORS, SET},
         make,
+        memo::Memo,
     },
     weights::PublicWeights,
 };
@@ -165,22 +164,11 @@ impl Way {
 /// For [`Products::Cheaper`] products are made ahead where that sends less over a prompt and
 /// [`SAMPLED_TOKENS`] tokens, keys included.
 pub(super) fn way(spec: &ProgramSpec, bits: FactorBits, products: Products) -> ProtocolResult<Way> {
-    let asked = (products, bits);
-    LAST.with_borrow_mut(|last| match last {
-        Some((program, of, found)) if program == spec && *of == asked => Ok(*found),
-        _ => {
-            let found = find_way(spec, bits, products)?;
-            *last = Some((spec.clone(), asked, found));
-            Ok(found)
-        }
+    // A program counted over shapes takes seconds.
+    static WAYS: Memo<(ProgramSpec, Products, FactorBits), Way> = Memo::new();
+    WAYS.of((spec.clone(), products, bits), || {
+        find_way(spec, bits, products)
     })
-}
-
-type Asked = (Products, FactorBits);
-
-thread_local! {
-    /// The last program whose way was counted here: a plan asks for it several times in a row.
-    static LAST: RefCell<Option<(ProgramSpec, Asked, Way)>> = const { RefCell::new(None) };
 }
 
 fn find_way(spec: &ProgramSpec, bits: FactorBits, products: Products) -> ProtocolResult<Way> {
@@ -251,6 +239,11 @@ fn find_way(spec: &ProgramSpec, bits: FactorBits, products: Products) -> Protoco
 /// # Errors
 /// As [`tally_two_party`].
 pub fn lpn_set_for(spec: &ProgramSpec) -> ProtocolResult<LpnSet> {
+    static SETS: Memo<ProgramSpec, LpnSet> = Memo::new();
+    SETS.of(spec.clone(), || find_lpn_set(spec))
+}
+
+fn find_lpn_set(spec: &ProgramSpec) -> ProtocolResult<LpnSet> {
     let greedy = Selection::Greedy;
     let prompt = spec.bucket(1);
     let transfers = |cached: usize, rows: usize| {
@@ -323,13 +316,15 @@ fn count(
         gates.rounding = spec.numeric.rounding;
         gates
     };
-    let mut engine = counting(spec, gates(), bits, way).with_products(products);
+    // Only the last step counts.
+    let mut before = Gates::silent();
+    before.rounding = spec.numeric.rounding;
+    let mut engine = counting(spec, before, bits, way).with_products(products);
     let mut cache = Cache::new(spec).with_sampling(selection.shape());
     let shapes = PublicWeights::shapes_only(spec);
     if cached > 0 {
         run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }
-    // Only the last step counts.
     engine.gates = gates();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
     let planned = engine.gates.take_planned();

@@ -4,6 +4,7 @@ use anyhow::Context;
 use marill_model::Architecture;
 use marill_mpc::{ProgramSpec, cost::Cost};
 use marill_plan::{Calibration, Network, Side, Work};
+use rayon::prelude::*;
 
 use crate::commands::{
     bench::study::plan::{Arm, Plan},
@@ -48,7 +49,8 @@ pub fn all(
     config: &Architecture,
     calibration: Option<&Calibration>,
 ) -> anyhow::Result<Vec<ArmCost>> {
-    let arms = plan.arms.iter();
+    // Counting an arm between two parties takes seconds, and no arm needs another.
+    let arms = plan.arms.par_iter();
     arms.map(|arm| of(plan, arm, config, calibration)).collect()
 }
 

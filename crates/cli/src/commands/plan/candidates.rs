@@ -10,12 +10,16 @@ use marill_plan::{
     curve::{Curve, Quality, Tables},
 };
 use marill_recipe::Recipe;
+use rayon::prelude::*;
 
 use super::Ground;
 use crate::commands::train::program::shape_of_recipe;
 
 /// The recipe's tables that decide a form, beside the number of frozen layers.
 const TABLES: [&str; 3] = ["lora", "heads", "approx"];
+
+/// How many layers stay as they are, what decides the rest, and what is known of its quality.
+type Form = (usize, Tables, Option<Quality>);
 
 /// Forms of one recipe on one model.
 pub struct Candidates<'a> {
@@ -39,20 +43,16 @@ impl<'a> Candidates<'a> {
     /// # Errors
     /// Tables that no recipe has, and what counting reports.
     pub fn on_curve(&self, curve: &Curve) -> anyhow::Result<Vec<Candidate>> {
-        let mut found = Vec::new();
+        let mut forms = Vec::new();
         for family in curve.families() {
             for frozen in family.range() {
                 let Some(quality) = family.at(frozen) else {
                     continue;
                 };
-                let tables = family.tables();
-                // With many frozen layers a family may ask for more whole layers than are left.
-                if let Some(spec) = self.spec(frozen, tables)? {
-                    found.push(self.priced(frozen, tables, &spec, Some(quality))?);
-                }
+                forms.push((frozen, family.tables().clone(), Some(quality)));
             }
         }
-        Ok(found)
+        self.all_priced(forms)
     }
 
     /// Every number of frozen layers with the recipe's own tables; for the fewest that fit, every
@@ -63,12 +63,9 @@ impl<'a> Candidates<'a> {
     pub fn by_cost(&self) -> anyhow::Result<Vec<Candidate>> {
         let own = tables_of(self.recipe)?;
         let changed = self.with_kept(&own, 0);
-        let mut found = Vec::new();
-        for frozen in 0..self.config.num_hidden_layers() {
-            if let Some(spec) = self.spec(frozen, &changed)? {
-                found.push(self.priced(frozen, &changed, &spec, None)?);
-            }
-        }
+        let lengths = 0..self.config.num_hidden_layers();
+        let forms = lengths.map(|frozen| (frozen, changed.clone(), None));
+        let mut found = self.all_priced(forms.collect())?;
         let budget = self.ground.budget;
         let first = marill_plan::choice::choose(&found, budget, None);
         let Some(marill_plan::choice::Outcome::Fits { choice, .. }) = first else {
@@ -81,13 +78,23 @@ impl<'a> Candidates<'a> {
             let mut whole = own.clone();
             whole.remove("heads");
             forms.push(whole);
-            for tables in forms {
-                if let Some(spec) = self.spec(frozen, &tables)? {
-                    found.push(self.priced(frozen, &tables, &spec, None)?);
-                }
-            }
+            let forms = forms.into_iter().map(|tables| (frozen, tables, None));
+            found.extend(self.all_priced(forms.collect())?);
         }
         Ok(found)
+    }
+
+    /// Those of these forms that leave a layer to change: a family may ask for more whole layers
+    /// than many frozen ones leave. Counting a form takes seconds, and none needs another.
+    fn all_priced(&self, forms: Vec<Form>) -> anyhow::Result<Vec<Candidate>> {
+        let priced = |(frozen, tables, quality): Form| -> anyhow::Result<Option<Candidate>> {
+            match self.spec(frozen, &tables)? {
+                Some(spec) => self.priced(frozen, &tables, &spec, quality).map(Some),
+                None => Ok(None),
+            }
+        };
+        let priced: anyhow::Result<Vec<_>> = forms.into_par_iter().map(priced).collect();
+        Ok(priced?.into_iter().flatten().collect())
     }
 
     /// The tables with so many layers whose heads stay as they are.
