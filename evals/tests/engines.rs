@@ -199,9 +199,11 @@ fn two_parties_without_a_dealer_answer_as_the_twin() {
     let fixture = Fixture::new();
     let (task, examples) = news(&fixture);
     let mut secure = SecureEngine::two_party(&fixture.partition).unwrap();
-    let report = fixture.run(&task, &mut secure, &examples).unwrap();
-    assert_eq!((report.engine, report.twin_equal), ("secure-2pc", Some(3)));
-    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    // Each is a session of its own, with its set-up.
+    let examples = &examples[..1];
+    let report = fixture.run(&task, &mut secure, examples).unwrap();
+    assert_eq!((report.engine, report.twin_equal), ("secure-2pc", Some(1)));
+    let twin = fixture.run(&task, &mut fixture.twin(), examples).unwrap();
     assert_eq!(report.answers_sha256, twin.answers_sha256);
     let cost = secure.cost();
     assert!(

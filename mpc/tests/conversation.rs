@@ -197,11 +197,9 @@ fn turns_of_two_parties_are_the_twins() {
 /// before it.
 #[test]
 fn turns_drop_what_was_prepared_for_single_rows() {
-    let spec = tiny_spec();
-    for asked in [&[(1, 5), (4, 3)][..], &[(1, 2), (2, 7), (4, 1), (6, 4)]] {
-        let [secure, twin] = alone(&spec, Products::Ahead, asked);
-        assert_eq!(secure, twin, "{asked:?}");
-    }
+    let asked = [(1, 2), (2, 7), (4, 1), (6, 4)];
+    let [secure, twin] = alone(&tiny_spec(), Products::Ahead, &asked);
+    assert_eq!(secure, twin);
 }
 
 /// A peer that went away in the middle may have seen masked values: their masks are spent.

