@@ -193,7 +193,7 @@ fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
         Some(Series {
             name: (*about).into(),
             points: points.collect(),
-            dots: Vec::new(),
+            ..Series::default()
         })
     });
     let largest = |ending: &str| {
@@ -217,5 +217,6 @@ fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
         x_label: "log2 of the magnitude".into(),
         y_label: "log10 of the share of values".into(),
         series: series.collect(),
+        ..LinePlot::default()
     }
 }

@@ -10,6 +10,9 @@ use crate::{Estimate, HeadError, TrainError, TrainOptions, output::DataNotes, tr
 
 /// Tokens of a trial micro-batch.
 const TRIAL_TOKENS: usize = 256;
+/// The same before a run, which is not tried where it has fewer than so many times as many tokens.
+const QUICK_TOKENS: usize = 128;
+const SHORT_RUN: usize = 16;
 /// A first trial that takes longer is the only one.
 const LONG_SECONDS: f64 = 4.0;
 /// Rows on which the beginning of a run is tried where it reads data.
@@ -54,13 +57,7 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
     let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
     let init = run.trial_init()?;
     let estimate = run.estimate.clone();
-    let first_pass = estimate.distinct_tokens;
-    let seconds = loading
-        + init
-        + first_pass as f64 * fresh
-        + (estimate.tokens - first_pass) as f64 * cached
-        // Forward only is about a third of forward and backward.
-        + estimate.validation_tokens as f64 * cached / 3.0;
+    let seconds = loading + init + seconds_of(&estimate, fresh, cached);
     Ok(DryRun {
         gradient_checkpointing: run.in_blocks,
         memory_bytes: estimate.memory_bytes(run.in_blocks),
@@ -75,7 +72,27 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
     })
 }
 
+/// Seconds of all steps, of those of a token that is new to the cache and of one that is not.
+fn seconds_of(estimate: &Estimate, fresh: f64, cached: f64) -> f64 {
+    let first_pass = estimate.distinct_tokens;
+    first_pass as f64 * fresh
+        + estimate.tokens.saturating_sub(first_pass) as f64 * cached
+        // Forward only is about a third of forward and backward.
+        + estimate.validation_tokens as f64 * cached / 3.0
+}
+
 impl Run<'_> {
+    /// Seconds of the steps that are left behind `done`, from a trial that is short beside them;
+    /// none where no trial would be.
+    pub(crate) fn seconds_left(&mut self, done: usize) -> Result<Option<f64>, TrainError> {
+        let share = 1.0 - done as f64 / self.plan.len().max(1) as f64;
+        if self.estimate.tokens as f64 * share < (SHORT_RUN * QUICK_TOKENS) as f64 {
+            return Ok(None);
+        }
+        let (fresh, cached) = self.trial(QUICK_TOKENS, 1.0)?;
+        Ok(Some(share * seconds_of(&self.estimate, fresh, cached)))
+    }
+
     /// Seconds of a token that is new to the cache, and of one that is not. Nothing is learned.
     fn trial(&mut self, tokens: usize, long_seconds: f64) -> Result<(f64, f64), TrainError> {
         let mut order = self.plan.samples_from(0).take(self.plan.rows());

@@ -65,21 +65,33 @@ pub(crate) fn adamw(
         });
 }
 
-/// The learning rate of a step (from 1): linear warm-up, then the schedule, which would come to
-/// nothing in the step behind the last one. No step of a run has a rate of 0.
+/// Over how many steps of a run the learning rate rises.
+pub(crate) fn warmup_steps(knobs: &Optimizer, steps: usize) -> usize {
+    match knobs.warmup_steps {
+        Some(warmup) => warmup.min(steps),
+        None => (steps as f64 * knobs.warmup_ratio).ceil() as usize,
+    }
+}
+
+/// The learning rate of a step (from 1): linear warm-up, then the schedule, which would come to its
+/// least, by default nothing, in the step behind the last one. No step of a run has a rate of 0.
 pub(crate) fn learning_rate(knobs: &Optimizer, step: usize, steps: usize) -> f64 {
-    let warmup = (steps as f64 * knobs.warmup_ratio).ceil();
+    let warmup = warmup_steps(knobs, steps) as f64;
     let at = step as f64;
     if at <= warmup {
         return knobs.learning_rate * at / warmup;
     }
     let progress = (at - 1.0 - warmup) / (steps as f64 - warmup).max(1.0);
-    knobs.learning_rate
-        * match knobs.lr_scheduler {
-            Schedule::Constant => 1.0,
-            Schedule::Linear => 1.0 - progress,
-            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
-        }
+    let share = match knobs.lr_scheduler {
+        Schedule::Constant => 1.0,
+        Schedule::Linear => 1.0 - progress,
+        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+    };
+    match knobs.min_lr_ratio {
+        // The bits of a rate that has no least.
+        0.0 => knobs.learning_rate * share,
+        least => knobs.learning_rate * (least + (1.0 - least) * share),
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +152,44 @@ mod tests {
         );
         // The last step of a cosine over 90 steps is 3e-4 of the largest.
         assert!(rates[10..].windows(2).all(|w| w[1] < w[0]) && rates[99] < 1e-3);
+    }
+
+    #[test]
+    fn the_rate_comes_down_to_its_least() {
+        for lr_scheduler in [Schedule::Linear, Schedule::Cosine] {
+            let knobs = Optimizer {
+                learning_rate: 2.0,
+                warmup_ratio: 0.0,
+                min_lr_ratio: 0.1,
+                lr_scheduler,
+                ..Optimizer::default()
+            };
+            let rates: Vec<f64> = (1..=1001).map(|s| learning_rate(&knobs, s, 1000)).collect();
+            // Exact but for the last bits of 64-bit floats.
+            assert!((rates[0] - 2.0).abs() < 1e-9 && (rates[1000] - 0.2).abs() < 1e-9);
+            assert!(rates.windows(2).all(|w| w[1] < w[0]));
+        }
+    }
+
+    #[test]
+    fn warm_up_takes_so_many_steps_however_long_the_run() {
+        let knobs = Optimizer {
+            learning_rate: 1.0,
+            warmup_steps: Some(4),
+            ..Optimizer::default()
+        };
+        for steps in [5, 100, 1000] {
+            let rates = [1, 2, 3, 4].map(|step| learning_rate(&knobs, step, steps));
+            assert_eq!(rates, [0.25, 0.5, 0.75, 1.0]);
+            assert!(learning_rate(&knobs, 5, steps) <= 1.0);
+        }
+        // A shorter run ends within it, at the whole rate.
+        assert_eq!(learning_rate(&knobs, 2, 2), 1.0);
+        let none = Optimizer {
+            warmup_steps: Some(0),
+            ..knobs
+        };
+        assert_eq!(learning_rate(&none, 1, 10), 1.0);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct TrainOptions {
     pub cache_dir: Option<PathBuf>,
     /// Go on from the newest checkpoint of the output folder, where there is one.
     pub resume: bool,
+    /// Try a few rows before the first step, so that [`crate::Summary`] says how long the run will
+    /// take. The result has the same bits.
+    pub estimate_time: bool,
     /// Set from a signal handler: the run writes a checkpoint and ends with
     /// [`crate::TrainError::Interrupted`].
     pub stop: Option<Arc<AtomicBool>>,

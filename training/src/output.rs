@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marill_recipe::Recipe;
-use marill_report::{LinePlot, Series};
+use marill_report::{LinePlot, Scale, Series};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -25,6 +25,53 @@ pub struct Progress {
     pub tokens_per_second: f64,
     /// A step of the teacher that is trained before the run.
     #[serde(skip)]
+    pub of_teacher: bool,
+}
+
+/// The least validation loss of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Best {
+    pub step: usize,
+    pub val_loss: f64,
+}
+
+/// What a run tells its caller.
+pub enum Told<'a> {
+    /// Once, before the first step.
+    Begin(&'a Summary),
+    /// After every step.
+    Step(&'a Progress),
+}
+
+/// What a run is about to do.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Rows that are learned from, and rows that are held out.
+    pub rows: usize,
+    pub held_out: usize,
+    /// Layers of the model, and those that stay as they are.
+    pub layers: usize,
+    pub frozen_layers: usize,
+    /// Low-rank factors are trained, not the weights themselves.
+    pub low_rank: bool,
+    pub trained_parameters: usize,
+    pub steps: usize,
+    /// Steps that an earlier call has done.
+    pub done: usize,
+    /// Tokens of all steps.
+    pub tokens: usize,
+    /// Steps over which the learning rate rises.
+    pub warmup_steps: usize,
+    /// The peak of the process, as it is estimated.
+    pub memory_bytes: usize,
+    /// What is left of the run, where a few rows were tried.
+    pub seconds: Option<f64>,
+    pub data: DataNotes,
+    /// What was measured of each private layer's heads; empty where nothing was.
+    pub heads: Vec<HeadError>,
+    /// As [`TrainReport::replanned`].
+    pub replanned: Option<[usize; 2]>,
+    /// The teacher that is trained before the run.
     pub of_teacher: bool,
 }
 
@@ -150,6 +197,16 @@ pub struct TrainReport {
     /// The teacher that was trained first, where the recipe asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taught: Option<TaughtBy>,
+    /// The least validation loss, where one was measured. With `train.keep_best` the run leaves
+    /// what it had at that step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// Whether what the run leaves is of the best step and not of the last one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_best: bool,
+    /// Steps that were planned, where the run ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_early_of: Option<usize>,
     /// Rows whose frozen part an earlier run had left on the disk.
     pub cached_rows: usize,
     /// Why the frozen part was not kept on the disk, where it was not.
@@ -182,22 +239,6 @@ pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
     recipe
 }
 
-/// `metrics.jsonl`, whole or not at all.
-pub(crate) fn write_metrics(path: &Path, history: &[Progress]) -> Result<(), TrainError> {
-    let lines = history
-        .iter()
-        .map(|p| serde_json::to_string(p).expect("plain figures serialize") + "\n");
-    let partial = path.with_extension("jsonl.partial");
-    let write = || {
-        std::fs::write(&partial, lines.collect::<String>())?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|source| {
-        let _ = std::fs::remove_file(&partial);
-        TrainError::io(path)(source)
-    })
-}
-
 /// Mean loss of the last tenth of the steps.
 pub(crate) fn final_loss(history: &[Progress]) -> f64 {
     let count = history.len().div_ceil(10).max(1);
@@ -205,14 +246,25 @@ pub(crate) fn final_loss(history: &[Progress]) -> f64 {
     last.iter().map(|p| p.loss).sum::<f64>() / last.len().max(1) as f64
 }
 
+/// From so many steps on the loss of single steps is smoothed.
+const SMOOTHED_FROM: usize = 20;
+/// What a step before weighs beside the step behind it.
+const KEEP: f64 = 0.9;
+
 /// `loss.svg` and the figures beside it.
 pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let first = history.first().map_or(f64::NAN, |p| p.loss);
-    let mut series = vec![Series {
+    let raw = Series {
         name: "training".into(),
         points: history.iter().map(|p| (p.step as f64, p.loss)).collect(),
-        dots: Vec::new(),
-    }];
+        is_faint: history.len() >= SMOOTHED_FROM,
+        ..Series::default()
+    };
+    let smoothed = raw
+        .is_faint
+        .then(|| raw.smoothed("training, smoothed", KEEP));
+    let mut series = vec![raw];
+    series.extend(smoothed);
     let measured: Vec<(f64, f64)> = history
         .iter()
         .filter_map(|p| Some((p.step as f64, p.val_loss?)))
@@ -221,7 +273,7 @@ pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
         series.push(Series {
             name: "validation".into(),
             points: measured,
-            dots: Vec::new(),
+            ..Series::default()
         });
     }
     let plot = LinePlot {
@@ -233,6 +285,7 @@ pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
         caption: "marill train; recipe.toml beside this file".into(),
         x_label: "step".into(),
         y_label: "loss (nats per token)".into(),
+        y_scale: Scale::fitting(series.iter().flat_map(|s| s.points.iter().map(|p| p.1))),
         series,
     };
     let path = dir.join("loss.svg");

@@ -1,6 +1,8 @@
 //! Checkpoints of a running training: written whole or not at all, checked by digest when a run is
 //! resumed.
 
+pub(crate) mod best;
+
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},
@@ -77,6 +79,10 @@ pub(crate) fn digest(recipe: &Recipe, samples: &[Sample], base_sha256: &str) -> 
     decides.train.epochs = train.epochs;
     (decides.train.max_steps, decides.train.max_tokens) = (train.max_steps, train.max_tokens);
     decides.train.checkpoint_steps = train.checkpoint_steps;
+    decides.train.early_stopping_patience = train.early_stopping_patience;
+    decides.train.early_stopping_threshold = train.early_stopping_threshold;
+    decides.train.keep_best = train.keep_best;
+    decides.output.tensorboard = true;
     decides.train.gradient_checkpointing = Checkpointing::Auto;
     let mut hash = Sha256::new();
     hash.update(decides.to_toml());
@@ -106,10 +112,10 @@ pub(crate) fn lock(dir: &Path) -> Result<File, TrainError> {
     }
 }
 
-/// Digests of a checkpoint's files, a line each.
-fn sums(folder: &Path) -> std::io::Result<String> {
+/// Digests of a folder's files, a line each.
+fn sums(folder: &Path, names: &[&str]) -> std::io::Result<String> {
     let mut text = String::new();
-    for name in [TENSORS, STATE] {
+    for name in names {
         let mut hash = Sha256::new();
         std::io::copy(&mut File::open(folder.join(name))?, &mut hash)?;
         text += &format!("{}  {name}\n", hex(&hash.finalize()));
@@ -150,7 +156,7 @@ pub(crate) fn save(
         std::fs::write(partial.join(STATE), json).map_err(text)?;
         let mut digests = File::create(partial.join(SUMS)).map_err(text)?;
         digests
-            .write_all(sums(&partial).map_err(text)?.as_bytes())
+            .write_all(sums(&partial, &[TENSORS, STATE]).map_err(text)?.as_bytes())
             .map_err(text)?;
         for name in [TENSORS, STATE, SUMS] {
             File::open(partial.join(name))
@@ -223,6 +229,11 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
     list(root).pop()
 }
 
+/// The step of the newest checkpoint, 0 where there is none.
+pub(crate) fn newest_step(root: &Path) -> usize {
+    newest(root).and_then(|path| step_of(&path)).unwrap_or(0)
+}
+
 /// The newest checkpoint of a step before this one.
 pub(crate) fn newest_before(root: &Path, step: usize) -> Option<PathBuf> {
     list(root)
@@ -258,7 +269,7 @@ pub(crate) fn load(
         _ => damaged(format!("`{name}`: {error}")),
     };
     let expected = std::fs::read_to_string(path.join(SUMS)).map_err(|e| told(SUMS, e))?;
-    let found = sums(&path).map_err(|e| damaged(e.to_string()))?;
+    let found = sums(&path, &[TENSORS, STATE]).map_err(|e| damaged(e.to_string()))?;
     if let Some((wrong, _)) = [TENSORS, STATE]
         .iter()
         .zip(found.lines())

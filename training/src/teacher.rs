@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     TrainError, TrainOptions,
     batches::Plan,
-    output::{Progress, TaughtBy, TrainReport},
+    output::{Progress, Summary, TaughtBy, Told, TrainReport},
     samples, state,
     trainer::{base_model, train_alone},
 };
@@ -84,7 +84,22 @@ pub fn train(
     options: &TrainOptions,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<TrainReport, TrainError> {
-    let taught = prepare(recipe, options, progress)?;
+    train_told(recipe, options, &mut |told| match told {
+        Told::Begin(_) => {}
+        Told::Step(step) => progress(step),
+    })
+}
+
+/// As [`train`]; `tell` also hears what the run is about to do, before its first step.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_told(
+    recipe: &Recipe,
+    options: &TrainOptions,
+    tell: &mut dyn FnMut(Told<'_>),
+) -> Result<TrainReport, TrainError> {
+    let taught = prepare(recipe, options, tell)?;
     let with_teacher;
     let options = match &taught {
         None => options,
@@ -96,7 +111,7 @@ pub fn train(
             &with_teacher
         }
     };
-    let report = train_alone(recipe, options, progress)?;
+    let report = train_alone(recipe, options, tell)?;
     Ok(TrainReport { taught, ..report })
 }
 
@@ -105,7 +120,7 @@ pub fn train(
 fn prepare(
     recipe: &Recipe,
     options: &TrainOptions,
-    progress: &mut dyn FnMut(&Progress),
+    tell: &mut dyn FnMut(Told<'_>),
 ) -> Result<Option<TaughtBy>, TrainError> {
     let asked = |distill: &&marill_recipe::Distill| distill.teacher == FINE_TUNED;
     if options.teacher.is_some() || recipe.distill.as_ref().filter(asked).is_none() {
@@ -125,11 +140,16 @@ fn prepare(
     if let Some(done) = found {
         return Ok(Some(taught(model, done, true)));
     }
-    let trained = train_alone(&teacher, options, &mut |step| {
-        progress(&Progress {
-            of_teacher: true,
+    let of_teacher = true;
+    let trained = train_alone(&teacher, options, &mut |told| match told {
+        Told::Begin(summary) => tell(Told::Begin(&Summary {
+            of_teacher,
+            ..summary.clone()
+        })),
+        Told::Step(step) => tell(Told::Step(&Progress {
+            of_teacher,
             ..step.clone()
-        })
+        })),
     })?;
     let done = Done {
         run_sha256,
@@ -176,6 +196,12 @@ fn recipe_of(recipe: &Recipe, dir: &Path) -> Recipe {
     teacher.freeze.layers = 0;
     teacher.freeze.embedding = true;
     teacher.train.quantize_last_steps = 0;
+    // What it is does not depend on when the run was looked at.
+    (
+        teacher.train.early_stopping_patience,
+        teacher.train.early_stopping_threshold,
+    ) = (None, None);
+    teacher.train.keep_best = false;
     teacher.output.dir = dir.display().to_string();
     let own = own.unwrap_or_default();
     teacher.optimizer.learning_rate = own.learning_rate.unwrap_or(LEARNING_RATE);

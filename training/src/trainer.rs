@@ -14,15 +14,17 @@ use crate::{
     Rng, TrainError,
     activations::Activations,
     batches::{Plan, Step},
+    best::{best, is_over},
     distill::{Distillation, Said},
     estimate::{Estimate, peak_memory_bytes},
     heads,
     init_from::InitFrom,
     objective::{Pass, stage_of},
-    optimizer::learning_rate,
+    optimizer::{learning_rate, warmup_steps},
     options::TrainOptions,
-    output::{self, HeadError, Progress, TrainReport},
+    output::{self, HeadError, Progress, Summary, Told, TrainReport},
     params::Params,
+    record::Record,
     samples::{self, Samples},
     scratch,
     state::{self, MeasuredHeads},
@@ -36,15 +38,17 @@ use crate::{
 pub(crate) fn train_alone(
     recipe: &Recipe,
     options: &TrainOptions,
-    progress: &mut dyn FnMut(&Progress),
+    tell: &mut dyn FnMut(Told<'_>),
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
     let mut run = Run::new(recipe, options)?;
     run.estimate.fits(run.in_blocks)?;
+    run.check_measured()?;
     std::fs::create_dir_all(&run.dir).map_err(TrainError::io(&run.dir))?;
     // Held until the run ends, however it ends.
     let _alone = state::lock(&run.dir)?;
     run.find_checkpoint()?;
+    tell(Told::Begin(&run.summary()?));
     // A checkpoint has its factors.
     let init_rows = run.init_rows();
     if run.history.is_empty() && init_rows > 0 {
@@ -58,7 +62,7 @@ pub(crate) fn train_alone(
     let resolved = run.dir.join("recipe.toml");
     let text = output::resolved(recipe, &options.recipe_dir).to_toml();
     std::fs::write(&resolved, text).map_err(TrainError::io(&resolved))?;
-    run.steps(progress, started)?;
+    run.steps(tell, started)?;
     run.finish(started)
 }
 
@@ -222,6 +226,9 @@ impl<'a> Run<'a> {
                 }
                 self.replanned = (planned != self.plan.len()).then_some([planned, resumed.step]);
                 (self.history, self.earlier_seconds) = (resumed.history, resumed.seconds);
+                if let Some(best) = best(&self.history).filter(|_| self.recipe.train.keep_best) {
+                    state::best::check(&checkpoints, best.step)?;
+                }
             }
         } else if checkpoints.exists() {
             // A later `--resume` must not find the checkpoints of another run.
@@ -230,13 +237,63 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// That there is a row to measure a loss on, where one decides something.
+    fn check_measured(&self) -> Result<(), TrainError> {
+        let train = &self.recipe.train;
+        let key = match (train.keep_best, train.early_stopping_patience) {
+            (true, _) => "train.keep_best",
+            (false, Some(_)) => "train.early_stopping_patience",
+            (false, None) => return Ok(()),
+        };
+        if self.samples.validation.is_empty() {
+            let reason =
+                "no row is held out to measure a loss on; raise `data.val_fraction`, or name rows \
+                 by `dataset.val_path`"
+                    .into();
+            return Err(TrainError::Setting { key, reason });
+        }
+        Ok(())
+    }
+
+    /// What is about to be done.
+    fn summary(&mut self) -> Result<Summary, TrainError> {
+        let (steps, done) = (self.plan.len(), self.history.len());
+        let seconds = match self.options.estimate_time {
+            true => self.seconds_left(done)?,
+            false => None,
+        };
+        Ok(Summary {
+            rows: self.samples.train.len(),
+            held_out: self.samples.validation.len(),
+            layers: self.base.config.num_hidden_layers(),
+            frozen_layers: self.transforms.frozen_layers,
+            low_rank: self.transforms.lora.is_some(),
+            trained_parameters: self.estimate.trained_parameters,
+            steps,
+            done,
+            tokens: self.estimate.tokens,
+            warmup_steps: warmup_steps(&self.recipe.optimizer, steps),
+            memory_bytes: self.estimate.memory_bytes(self.in_blocks),
+            seconds,
+            data: self.samples.notes,
+            heads: self.head_errors.clone(),
+            replanned: self.replanned,
+            of_teacher: false,
+        })
+    }
+
     fn steps(
         &mut self,
-        progress: &mut dyn FnMut(&Progress),
+        tell: &mut dyn FnMut(Told<'_>),
         started: Instant,
     ) -> Result<(), TrainError> {
         let total = self.plan.len();
+        let tensorboard = self.recipe.output.tensorboard;
+        let mut record = Record::begin(&self.dir, &self.history, tensorboard)?;
         for step in self.history.len() + 1..=total {
+            if is_over(&self.history, &self.recipe.train) {
+                break;
+            }
             let (loss, tokens) = self.step(step)?;
             let norm = self.params.grad_norm();
             if !loss.is_finite() || !norm.is_finite() {
@@ -251,20 +308,7 @@ impl<'a> Run<'a> {
             self.params
                 .update(&self.recipe.optimizer, rate, clip as f32, step)?;
 
-            let due = self
-                .recipe
-                .eval
-                .as_ref()
-                .and_then(|e| e.every_steps)
-                .unwrap_or(total);
-            let val_loss = if step % due == 0 || step == total {
-                self.validation_loss()?
-            } else {
-                None
-            };
-            if val_loss.is_some_and(|loss| !loss.is_finite()) {
-                return Err(self.not_finite("validation loss", step, step));
-            }
+            let val_loss = self.measured(step)?;
             let tokens = self.history.last().map_or(0, |p| p.tokens) + tokens;
             let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
             let tokens_per_second = tokens as f64 / seconds.max(1e-9);
@@ -279,15 +323,19 @@ impl<'a> Run<'a> {
                 tokens_per_second,
                 of_teacher: false,
             });
-            progress(&self.history[step - 1]);
+            let at = &self.history[step - 1];
+            record.add(at).map_err(|error| self.not_written(error))?;
+            tell(Told::Step(at));
+            self.keep_best(step)?;
+            let is_last = step == total || is_over(&self.history, &self.recipe.train);
             let stop = self
                 .options
                 .stop
                 .as_ref()
                 .is_some_and(|s| s.load(Ordering::Relaxed));
-            if stop || step % self.recipe.train.checkpoint_steps == 0 || step == total {
+            if stop || step % self.recipe.train.checkpoint_steps == 0 || is_last {
                 let path = self.save_checkpoint(seconds)?;
-                if stop && step < total {
+                if stop && !is_last {
                     return Err(TrainError::Interrupted {
                         step,
                         checkpoint: path,
@@ -298,21 +346,65 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes a checkpoint and the metrics so far.
+    /// The validation loss behind a step, where it is due.
+    fn measured(&mut self, step: usize) -> Result<Option<f64>, TrainError> {
+        let total = self.plan.len();
+        let eval = self.recipe.eval.as_ref();
+        let due = eval.and_then(|e| e.every_steps).unwrap_or(total);
+        if !step.is_multiple_of(due) && step != total {
+            return Ok(None);
+        }
+        let loss = self.validation_loss()?;
+        if loss.is_some_and(|loss| !loss.is_finite()) {
+            return Err(self.not_finite("validation loss", step, step));
+        }
+        Ok(loss)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
+    /// Keeps the parameters of this step where they are the best so far and asked for.
+    fn keep_best(&self, step: usize) -> Result<(), TrainError> {
+        let is_best = best(&self.history).is_some_and(|best| best.step == step);
+        if !self.recipe.train.keep_best || !is_best {
+            return Ok(());
+        }
+        let checkpoints = self.checkpoints();
+        state::best::save(&checkpoints, &self.params, step)?;
+        // A run that is killed now goes on from the newest checkpoint.
+        let saved = state::newest_step(&checkpoints).min(self.history.len());
+        let known = best(&self.history[..saved]);
+        let kept = known.map_or(step, |best| best.step);
+        state::best::keep_only(&checkpoints, &[kept, step])
+    }
+
+    /// A file of the run that could not be written, with the checkpoint to go on from.
+    fn not_written(&self, error: TrainError) -> TrainError {
+        match state::newest(&self.checkpoints()) {
+            Some(checkpoint) => TrainError::Output {
+                error: error.into(),
+                checkpoint,
+            },
+            None => error,
+        }
+    }
+
+    /// Writes a checkpoint.
     fn save_checkpoint(&self, seconds: f64) -> Result<PathBuf, TrainError> {
+        let checkpoints = self.checkpoints();
         let path = state::save(
-            &self.dir.join("checkpoints"),
+            &checkpoints,
             &self.params,
             &self.history,
             seconds,
             &self.digest,
             self.measured_heads(),
         )?;
-        let written = output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history);
-        written.map_err(|error| TrainError::Output {
-            error: error.into(),
-            checkpoint: path.clone(),
-        })?;
+        if let Some(best) = best(&self.history).filter(|_| self.recipe.train.keep_best) {
+            state::best::keep_only(&checkpoints, &[best.step])?;
+        }
         Ok(path)
     }
 
@@ -462,8 +554,13 @@ impl<'a> Run<'a> {
         Ok(Some(loss))
     }
 
-    fn finish(self, started: Instant) -> Result<TrainReport, TrainError> {
-        let checkpoint = state::newest(&self.dir.join("checkpoints"));
+    fn finish(mut self, started: Instant) -> Result<TrainReport, TrainError> {
+        let checkpoints = self.checkpoints();
+        let kept = best(&self.history).filter(|_| self.recipe.train.keep_best);
+        if let Some(best) = kept.filter(|best| best.step < self.history.len()) {
+            state::best::load(&checkpoints, &mut self.params, best.step)?;
+        }
+        let checkpoint = state::newest(&checkpoints);
         self.write_results(started)
             .map_err(|error| match checkpoint {
                 Some(checkpoint) => TrainError::Output {
@@ -504,24 +601,33 @@ impl<'a> Run<'a> {
             }
             model = Some(path);
         }
-        output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)?;
         output::plot(&self.dir, &self.history)?;
         let tokens = self.history.last().map_or(0, |p| p.tokens);
+        let best = best(&self.history);
+        let keeps_best = self.recipe.train.keep_best;
+        let last = self.history.iter().rev().find_map(|p| p.val_loss);
+        let steps = self.history.len();
         Ok(TrainReport {
             output_dir: self.dir,
             adapter,
             model,
-            steps: self.history.len(),
+            steps,
             tokens,
             seconds,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             first_loss: self.history.first().map_or(f64::NAN, |p| p.loss),
             final_loss: output::final_loss(&self.history),
-            val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
+            val_loss: match best {
+                Some(best) if keeps_best => Some(best.val_loss),
+                _ => last,
+            },
             trained_parameters,
             data: self.samples.notes,
             heads: self.head_errors,
             replanned: self.replanned,
+            best,
+            keeps_best,
+            ended_early_of: (steps < self.plan.len()).then_some(self.plan.len()),
             cached_rows: self.activations.found,
             cache_note: self.activations.note,
             taught: None,

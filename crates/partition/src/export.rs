@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelConfig, ModelError, Transforms};
 use marill_mpc::{
-    PrivateForm, ProgramSpec,
+    PrivateForm, PrivateWeights, ProgramSpec, PublicWeights,
     reference::range::{Proof, Unproved},
 };
 use marill_numeric::NumericSpec;
@@ -30,6 +30,38 @@ pub struct ExportOptions<'a> {
     pub model: Option<&'a Checkpoint>,
     /// Write `adapter_config.json` even where PEFT cannot express the heads or approximations.
     pub peft_lossy: bool,
+    /// Hears what is being done.
+    pub progress: Option<&'a dyn Fn(ExportStage)>,
+}
+
+/// A part of an export, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportStage {
+    /// Weights become integers.
+    Weights,
+    /// Envelopes for which a proof was tried, and all that will be.
+    Ranges {
+        done: usize,
+        all: usize,
+    },
+    Writing,
+    /// What was written is read again and compared.
+    Checking,
+}
+
+impl ExportOptions<'_> {
+    fn tell(&self, stage: ExportStage) {
+        if let Some(progress) = self.progress {
+            progress(stage);
+        }
+    }
+
+    /// The range analysis, told as it goes on.
+    fn analyze(&self, public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
+        crate::range::analyze(public, private, &mut |done, all| {
+            self.tell(ExportStage::Ranges { done, all });
+        })
+    }
 }
 
 /// What was written.
@@ -77,9 +109,10 @@ pub fn export(
     private.check(base, transforms)?;
     let decoder = llama::program_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
+    opts.tell(ExportStage::Weights);
     let public = llama::public_weights(&decoder, base, transforms)?;
     let integers = llama::private_weights(&public, &base.config, transforms, adapter)?;
-    let range = crate::range::analyze(&public, integers);
+    let range = opts.analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }
@@ -112,9 +145,10 @@ pub fn export_full(
         private: PrivateForm::FullRank,
         ..decoder
     };
+    opts.tell(ExportStage::Weights);
     let public = llama::public_weights(&decoder, base, transforms)?;
     let integers = llama::full_weights(&decoder, &base.config, transforms, private.tensors())?;
-    let range = crate::range::analyze(&public, integers);
+    let range = opts.analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }
@@ -160,8 +194,12 @@ fn write(
         });
     }
     let staging = staging_folder(out_dir)?;
-    let result = write_all(base, transforms, private, &staging, decoder, range, opts)
-        .and_then(|report| verify_written(base, &staging).map(|()| report));
+    opts.tell(ExportStage::Writing);
+    let result =
+        write_all(base, transforms, private, &staging, decoder, range, opts).and_then(|report| {
+            opts.tell(ExportStage::Checking);
+            verify_written(base, &staging).map(|()| report)
+        });
     match result {
         Ok(report) => {
             if out_dir.is_dir() {

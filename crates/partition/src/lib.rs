@@ -26,7 +26,7 @@ mod range;
 
 pub use bert::bert_weights;
 pub use error::PartitionError;
-pub use export::{ExportOptions, ExportReport, export, export_full, shared_layers};
+pub use export::{ExportOptions, ExportReport, ExportStage, export, export_full, shared_layers};
 pub use gpt2::gpt2_weights;
 pub use llama::{full_weights, private_weights, program_spec, public_weights};
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};

@@ -12,9 +12,13 @@ use crate::{Partition, PartitionError};
 
 /// The largest envelope of boundary rows over which no value overflows, or the labels that keep it
 /// from being proved.
-pub(crate) fn analyze(public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
+pub(crate) fn analyze(
+    public: &PublicWeights,
+    private: PrivateWeights,
+    told: &mut dyn FnMut(usize, usize),
+) -> Result<Proof, Unproved> {
     let positions = public.spec.max_positions.min(LARGEST_POSITIONS);
-    Prover::new(public, Arc::new(private)).largest(positions)
+    Prover::new(public, Arc::new(private)).largest_told(positions, told)
 }
 
 /// The range analysis of a partition that holds its private part; seconds to minutes.
@@ -24,7 +28,7 @@ pub(crate) fn analyze(public: &PublicWeights, private: PrivateWeights) -> Result
 pub fn range_of(partition: &Partition) -> Result<Result<Proof, Unproved>, PartitionError> {
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    Ok(analyze(&public, private))
+    Ok(analyze(&public, private, &mut |_, _| {}))
 }
 
 /// What the twin met on rows of text: a measurement of these rows, no proof.

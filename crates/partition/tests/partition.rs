@@ -8,7 +8,8 @@ use std::{
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_partition::{
-    ADAPTER_FILE, ExportOptions, Partition, PartitionError, describe_range, export, range_of,
+    ADAPTER_FILE, ExportOptions, ExportStage, Partition, PartitionError, describe_range, export,
+    range_of,
 };
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
@@ -208,6 +209,37 @@ fn export_proves_a_range_or_names_a_large_factor() {
         "{text}"
     );
     assert!(text.contains("bits missing"), "{text}");
+}
+
+#[test]
+fn an_export_says_what_it_is_doing() {
+    let fixture = Fixture::new(true);
+    let told = std::cell::RefCell::new(Vec::new());
+    let progress = |stage| told.borrow_mut().push(stage);
+    let opts = ExportOptions {
+        progress: Some(&progress),
+        ..Default::default()
+    };
+    let out = fixture.out("told");
+    let (base, transforms) = (&fixture.base, &fixture.transforms);
+    export(base, transforms, &fixture.adapter, &out, &opts).unwrap();
+    let told = told.into_inner();
+    assert_eq!(told[0], ExportStage::Weights);
+    assert_eq!(
+        told[told.len() - 2..],
+        [ExportStage::Writing, ExportStage::Checking]
+    );
+    let tried: Vec<_> = told
+        .iter()
+        .filter_map(|stage| match stage {
+            ExportStage::Ranges { done, all } => Some((*done, *all)),
+            _ => None,
+        })
+        .collect();
+    // The number of envelopes is known before, and each is told once.
+    let all = tried[0].1;
+    let expected: Vec<_> = (0..=all).map(|done| (done, all)).collect();
+    assert!(all > 2 && tried == expected, "{tried:?}");
 }
 
 #[test]

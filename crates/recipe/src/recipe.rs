@@ -323,6 +323,17 @@ pub struct Train {
     /// program's roundings.
     #[serde(skip_serializing_if = "is_zero")]
     pub quantize_last_steps: usize,
+    /// Ends the run behind so many measurements of the validation loss in a row without a new
+    /// least one. Its teacher's run is not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<usize>,
+    /// By how many nats a validation loss must be less than the least one to be a new one for
+    /// `early_stopping_patience`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_threshold: Option<f64>,
+    /// The run leaves the parameters of its least validation loss, not the last ones.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_best: bool,
 }
 
 fn is_zero(steps: &usize) -> bool {
@@ -342,6 +353,9 @@ impl Default for Train {
             checkpoint_steps: 100,
             gradient_checkpointing: Checkpointing::Auto,
             quantize_last_steps: 0,
+            early_stopping_patience: None,
+            early_stopping_threshold: None,
+            keep_best: false,
         }
     }
 }
@@ -375,7 +389,18 @@ pub struct Optimizer {
     pub beta1: f64,
     pub beta2: f64,
     pub lr_scheduler: Schedule,
+    /// Share of the steps over which the learning rate rises.
     pub warmup_ratio: f64,
+    /// Steps over which it rises, in place of `warmup_ratio`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
+    /// What the learning rate comes down to behind the last step, as a share of `learning_rate`.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub min_lr_ratio: f64,
+}
+
+fn is_nothing(ratio: &f64) -> bool {
+    *ratio == 0.0
 }
 
 impl Default for Optimizer {
@@ -388,6 +413,8 @@ impl Default for Optimizer {
             beta2: 0.999,
             lr_scheduler: Schedule::Cosine,
             warmup_ratio: 0.03,
+            warmup_steps: None,
+            min_lr_ratio: 0.0,
         }
     }
 }
@@ -431,6 +458,17 @@ pub struct Eval {
 #[serde(deny_unknown_fields)]
 pub struct Output {
     pub dir: String,
+    /// Also write the metrics as event files of TensorBoard.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub tensorboard: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 impl Recipe {

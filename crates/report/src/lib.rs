@@ -6,7 +6,7 @@
 mod plot;
 mod table;
 
-pub use plot::{LinePlot, PlotError, Series};
+pub use plot::{LinePlot, PlotError, Scale, Series};
 pub use table::{Align, Table};
 
 /// Formats a count of bytes with the binary unit that keeps it under 1024: `1536` is `1.50 KiB`.

@@ -29,25 +29,91 @@ pub enum PlotError {
     },
 }
 
+/// How values of the vertical axis are laid out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scale {
+    #[default]
+    Linear,
+    /// By their logarithm; points that are not above zero are left out.
+    Log,
+}
+
+impl Scale {
+    /// The largest of some values over the least from which a linear axis hides the small ones.
+    const WIDE: f64 = 20.0;
+
+    /// By the logarithm where all values are above zero and far apart.
+    pub fn fitting(values: impl IntoIterator<Item = f64>) -> Self {
+        let finite = values.into_iter().filter(|value| value.is_finite());
+        let (least, largest) = finite.fold((f64::INFINITY, 0.0_f64), |(least, largest), value| {
+            (least.min(value), largest.max(value))
+        });
+        match least > 0.0 && largest > least * Self::WIDE {
+            true => Self::Log,
+            false => Self::Linear,
+        }
+    }
+
+    /// Whether a value has a place.
+    fn has(self, value: f64) -> bool {
+        value.is_finite() && (self == Self::Linear || value > 0.0)
+    }
+
+    /// Where a value lies before it is placed on the page.
+    fn of(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Log => value.log10(),
+        }
+    }
+}
+
 /// One line of a plot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Series {
     pub name: String,
     /// Joined by a line.
     pub points: Vec<(f64, f64)>,
     /// Drawn by themselves.
     pub dots: Vec<(f64, f64)>,
+    /// Drawn thin and pale, for what a smoothed line says better.
+    pub is_faint: bool,
+}
+
+impl Series {
+    /// The same with each point the mean of those before it, weighted by `keep` to the power of how
+    /// many points ago they are: 0 changes nothing, and the first points are no nearer to zero for
+    /// it. Points that are not finite are left out.
+    #[must_use]
+    pub fn smoothed(&self, name: &str, keep: f64) -> Self {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        let finite = self
+            .points
+            .iter()
+            .filter(|(x, y)| x.is_finite() && y.is_finite());
+        let points = finite.map(|&(x, y)| {
+            sum = keep * sum + y;
+            weight = keep * weight + 1.0;
+            (x, sum / weight)
+        });
+        Self {
+            name: name.into(),
+            points: points.collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A plot of one or more lines over a shared horizontal axis.
 ///
 /// The title states the finding, the caption the command that produced it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LinePlot {
     pub title: String,
     pub caption: String,
     pub x_label: String,
     pub y_label: String,
+    pub y_scale: Scale,
     pub series: Vec<Series>,
 }
 
@@ -112,7 +178,7 @@ impl LinePlot {
             .series
             .iter()
             .flat_map(|s| s.points.iter().chain(&s.dots))
-            .filter(|(x, y)| x.is_finite() && y.is_finite())
+            .filter(|(x, y)| x.is_finite() && self.y_scale.has(*y))
             .peekable();
         points.peek()?;
         let mut xs = (f64::MAX, f64::MIN);
@@ -122,8 +188,8 @@ impl LinePlot {
             ys = (ys.0.min(y), ys.1.max(y));
         }
         Some((
-            Axis::over(xs, LEFT, WIDTH - RIGHT),
-            Axis::over(ys, HEIGHT - BOTTOM, TOP),
+            Axis::over(xs, LEFT, WIDTH - RIGHT, Scale::Linear),
+            Axis::over(ys, HEIGHT - BOTTOM, TOP, self.y_scale),
         ))
     }
 
@@ -188,7 +254,7 @@ fn draw_series(svg: &mut String, series: &Series, color: &str, x: &Axis, y: &Axi
     let mut path = String::new();
     let mut pen_down = false;
     for &(px, py) in &series.points {
-        if !px.is_finite() || !py.is_finite() {
+        if !px.is_finite() || !y.scale.has(py) {
             pen_down = false;
             continue;
         }
@@ -201,13 +267,17 @@ fn draw_series(svg: &mut String, series: &Series, color: &str, x: &Axis, y: &Axi
         );
         pen_down = true;
     }
+    let pen = match series.is_faint {
+        true => "stroke-width=\"1\" stroke-opacity=\"0.35\"",
+        false => "stroke-width=\"1.8\"",
+    };
     let _ = writeln!(
         svg,
-        "<path d=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\"/>",
+        "<path d=\"{}\" fill=\"none\" stroke=\"{color}\" {pen}/>",
         path.trim_end()
     );
     let dots = series.dots.iter();
-    for (px, py) in dots.filter(|(x, y)| x.is_finite() && y.is_finite()) {
+    for (px, py) in dots.filter(|(px, py)| px.is_finite() && y.scale.has(*py)) {
         let _ = writeln!(
             svg,
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{color}\"/>",
@@ -217,8 +287,10 @@ fn draw_series(svg: &mut String, series: &Series, color: &str, x: &Axis, y: &Axi
     }
 }
 
-/// A linear map from values to places on the page, with round tick steps.
+/// A map from values to places on the page, with round ticks.
 struct Axis {
+    scale: Scale,
+    /// Ends, as the scale lays them out.
     low: f64,
     high: f64,
     step: f64,
@@ -227,7 +299,8 @@ struct Axis {
 }
 
 impl Axis {
-    fn over((mut low, mut high): (f64, f64), from: f64, to: f64) -> Self {
+    fn over((low, high): (f64, f64), from: f64, to: f64, scale: Scale) -> Self {
+        let (mut low, mut high) = (scale.of(low), scale.of(high));
         if high - low < 1e-12 * high.abs().max(1.0) {
             let pad = (0.05 * high.abs()).max(0.5);
             (low, high) = (low - pad, high + pad);
@@ -240,6 +313,7 @@ impl Axis {
             .find(|s| *s >= rough)
             .unwrap_or(rough);
         Self {
+            scale,
             low,
             high,
             step,
@@ -249,16 +323,43 @@ impl Axis {
     }
 
     fn place(&self, value: f64) -> f64 {
+        let value = self.scale.of(value);
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
+    /// Powers of ten with their doubles and fives, or fewer of them over many decades.
+    fn log_ticks(&self) -> Vec<f64> {
+        let decades = self.high - self.low;
+        let (steps, every): (&[f64], usize) = match decades {
+            ..2.0 => (&[1.0, 2.0, 5.0], 1),
+            2.0..8.0 => (&[1.0], 1),
+            _ => (&[1.0], (decades / 6.0).ceil() as usize),
+        };
+        let powers = (self.low.floor() as i32..=self.high.ceil() as i32).step_by(every);
+        let ticks = powers.flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
+        let slack = 1e-9;
+        ticks
+            .filter(|tick| (self.low - slack..=self.high + slack).contains(&tick.log10()))
+            .collect()
+    }
+
     fn ticks(&self) -> Vec<f64> {
+        if self.scale == Scale::Log {
+            return self.log_ticks();
+        }
         let first = (self.low / self.step).ceil() as i64;
         let last = (self.high / self.step + 1e-9).floor() as i64;
         (first..=last).map(|i| i as f64 * self.step).collect()
     }
 
     fn label(&self, tick: f64) -> String {
+        if self.scale == Scale::Log {
+            // As short as it can be: ticks have one digit that is not zero.
+            return match tick {
+                1e-4..1e6 => format!("{tick:.*}", (-tick.log10().floor()).max(0.0) as usize),
+                _ => format!("{tick:.0e}"),
+            };
+        }
         let decimals = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
         format!("{tick:.decimals$}")
     }
@@ -283,8 +384,9 @@ mod tests {
             series: vec![Series {
                 name: "train".into(),
                 points,
-                dots: Vec::new(),
+                ..Series::default()
             }],
+            ..LinePlot::default()
         }
     }
 
@@ -320,10 +422,71 @@ mod tests {
 
     #[test]
     fn a_constant_line_still_has_an_axis() {
-        let axis = Axis::over((3.0, 3.0), 0.0, 100.0);
+        let axis = Axis::over((3.0, 3.0), 0.0, 100.0, Scale::Linear);
         // Exact but for the last bits.
         assert!((axis.place(3.0) - 50.0).abs() < 1e-9);
         assert!(!axis.ticks().is_empty());
+    }
+
+    #[test]
+    fn values_far_apart_lie_by_their_logarithm() {
+        assert_eq!(Scale::fitting([13.0, 0.5]), Scale::Log);
+        assert_eq!(Scale::fitting([3.0, 0.5, f64::NAN]), Scale::Linear);
+        assert_eq!(
+            Scale::fitting([13.0, 0.0]),
+            Scale::Linear,
+            "zero has no logarithm"
+        );
+        assert_eq!(Scale::fitting([]), Scale::Linear);
+        let log = LinePlot {
+            y_scale: Scale::Log,
+            ..plot(vec![(0.0, 100.0), (5.0, 10.0), (10.0, 1.0), (11.0, 0.0)])
+        };
+        let svg = log.svg().unwrap();
+        // The middle value is half way up, and zero is left out.
+        let line = "d=\"M70.0 48.0 L385.0 195.0 L700.0 342.0\"";
+        assert!(svg.contains(line), "{svg}");
+        for label in [">1<", ">10<", ">100<"] {
+            assert!(svg.contains(label), "{label} in {svg}");
+        }
+    }
+
+    #[test]
+    fn ticks_of_a_logarithm_are_round() {
+        let labels = |low: f64, high: f64| -> Vec<String> {
+            let axis = Axis::over((low, high), 0.0, 100.0, Scale::Log);
+            axis.ticks().iter().map(|&tick| axis.label(tick)).collect()
+        };
+        assert_eq!(labels(0.05, 13.0)[..3], ["0.1", "1", "10"]);
+        assert_eq!(labels(0.5, 13.0), ["0.5", "1", "2", "5", "10"]);
+        // Every third power, both ends included.
+        assert_eq!(labels(1e-12, 1e6).len(), 7);
+    }
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_damps_a_jump() {
+        let series = |points: &[f64]| Series {
+            name: "raw".into(),
+            points: points
+                .iter()
+                .enumerate()
+                .map(|(x, &y)| (x as f64, y))
+                .collect(),
+            ..Series::default()
+        };
+        let smooth = |points: &[f64], keep| -> Vec<f64> {
+            let smoothed = series(points).smoothed("smoothed", keep);
+            smoothed.points.iter().map(|point| point.1).collect()
+        };
+        assert!(
+            smooth(&[3.0; 9], 0.9)
+                .iter()
+                .all(|y| (y - 3.0).abs() < 1e-12)
+        );
+        assert_eq!(smooth(&[1.0, f64::NAN, 2.0], 0.0), [1.0, 2.0]);
+        let damped = smooth(&[0.0, 0.0, 0.0, 9.0], 0.5);
+        // 9 of the weights 1, 1/2, 1/4, 1/8.
+        assert!((damped[3] - 9.0 / 1.875).abs() < 1e-12);
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl Proof {
 /// Largest magnitudes by label.
 type Bounds = Vec<(&'static str, f64)>;
 
+/// Bits to which [`Prover::largest`] looks for the largest envelope.
+const PRECISION: f64 = 0.1;
+
 /// The weights of a program with the norms of their matrices, which several proofs share.
 pub struct Prover<'a> {
     public: &'a PublicWeights,
@@ -267,22 +270,43 @@ impl<'a> Prover<'a> {
     /// [`Unproved`], with what is missing at a norm of 1: the program itself leaves no headroom,
     /// whatever its input.
     pub fn largest(&mut self, positions: usize) -> Result<Proof, Unproved> {
+        self.largest_told(positions, &mut |_, _| {})
+    }
+
+    /// As [`Self::largest`]; `told` hears how many envelopes were tried and how many will be.
+    ///
+    /// # Errors
+    /// As [`Self::largest`].
+    pub fn largest_told(
+        &mut self,
+        positions: usize,
+        told: &mut dyn FnMut(usize, usize),
+    ) -> Result<Proof, Unproved> {
         let spec = &self.public.spec;
         let top = f64::from(31 - spec.numeric.residual_frac_bits);
         let envelope = |bits: f64| Envelope {
             row_norm: bits.exp2(),
             positions,
         };
+        let mut tries = 0;
+        let all = 1 + (top / PRECISION).log2().ceil() as usize;
+        let mut tried = |told: &mut dyn FnMut(usize, usize)| {
+            tries += 1;
+            told(tries, all);
+        };
+        told(0, all);
         let mut best = self.prove(envelope(0.0))?;
+        tried(told);
         let mut low = 0.0;
         let mut high = top;
-        while high - low > 0.1 {
+        while high - low > PRECISION {
             // Bounds grow with the envelope, so bisection finds the largest that fits.
             let middle = (low + high) / 2.0;
             match self.prove(envelope(middle)) {
                 Ok(proof) => (low, best) = (middle, proof),
                 Err(_) => high = middle,
             }
+            tried(told);
         }
         Ok(best)
     }

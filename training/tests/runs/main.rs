@@ -4,6 +4,7 @@
 mod cost;
 mod data;
 mod distillation;
+mod early;
 mod heads;
 mod init;
 mod learning;

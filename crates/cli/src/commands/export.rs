@@ -80,6 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         rounding,
         ignore: &args.ignore,
         data_dir: None,
+        quiet: false,
     };
     let base = args.base.as_ref();
     let base = base.map(|base| args.search.named(base, args.json));

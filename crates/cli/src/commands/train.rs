@@ -2,6 +2,7 @@
 
 mod dry_run;
 pub mod program;
+mod summary;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +17,8 @@ use anyhow::Context;
 use marill_partition::{ExportReport, MANIFEST_FILE};
 use marill_recipe::Recipe;
 use marill_report::{bytes, count};
-use marill_training::{HeadError, TrainError, TrainOptions, TrainReport, train};
+use marill_training::{Told, TrainError, TrainOptions, TrainReport, train_told};
+use summary::measured_heads;
 
 use crate::{
     args::{base_model::Search, folders::default_cache, model_dir::EXPORT_FOLDER},
@@ -90,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         teacher,
         cache_dir,
         resume: args.resume,
+        estimate_time: !args.no_progress,
         stop: None,
     };
     if args.dry_run {
@@ -156,22 +159,7 @@ pub fn train_and_export(
     options: &TrainOptions,
     quiet: bool,
 ) -> anyhow::Result<(TrainReport, Option<ExportReport>)> {
-    let mut progress = Progress::new("training", quiet);
-    let result = train(recipe, options, &mut |at| {
-        let validation = at
-            .val_loss
-            .map_or_else(String::new, |loss| format!(" val {loss:.3}"));
-        let figures = format!(
-            "{}loss {:.3}{validation} lr {:.1e} {:.0} tokens/s",
-            if at.of_teacher { "teacher: " } else { "" },
-            at.loss,
-            at.learning_rate,
-            at.tokens_per_second
-        );
-        progress.set(at.step, at.steps, &figures);
-    });
-    progress.finish();
-    let report = match result {
+    let report = match train_and_show(recipe, options, quiet) {
         Ok(report) => report,
         Err(error @ TrainError::Interrupted { .. }) => return Err(error.into()),
         Err(error) => return Err(BadInput(error.into()).into()),
@@ -195,6 +183,7 @@ pub fn train_and_export(
     let told = ExportAs {
         name: &name,
         data_dir: Some(&options.recipe_dir),
+        quiet,
         ..Default::default()
     };
     let exported =
@@ -216,32 +205,58 @@ pub fn train_and_export(
     Ok((report, Some(exported)))
 }
 
-/// What was measured of the heads, where anything was.
-fn measured_heads(layers: &[HeadError]) -> Option<String> {
-    let errors = layers.iter().map(|layer| layer.error);
-    let least = errors.clone().reduce(f64::min)?;
-    let most = errors.reduce(f64::max)?;
-    let kept = layers.iter().filter(|layer| layer.kept);
-    let kept: Vec<String> = kept.map(|layer| layer.layer.to_string()).collect();
-    let whole = match kept.is_empty() {
-        true => String::new(),
-        false => format!("; left whole: layers {}", kept.join(", ")),
-    };
-    Some(format!(
-        "attention blocks change by {least:.2e} to {most:.2e} of the residual stream, squared, \
-         measured on training rows{whole}"
-    ))
+/// Trains and shows what the run is about to do, and its steps.
+fn train_and_show(
+    recipe: &Recipe,
+    options: &TrainOptions,
+    quiet: bool,
+) -> Result<TrainReport, TrainError> {
+    let mut progress = Progress::new("training", quiet);
+    let mut begun = false;
+    let result = train_told(recipe, options, &mut |told| {
+        let at = match told {
+            Told::Begin(summary) => {
+                // A teacher's rows are the run's.
+                if !begun {
+                    summary::notes(summary);
+                }
+                begun = true;
+                if !quiet {
+                    eprint!("{}", summary::text(recipe, summary));
+                }
+                return;
+            }
+            Told::Step(at) => at,
+        };
+        let validation = at
+            .val_loss
+            .map_or_else(String::new, |loss| format!(" val {loss:.3}"));
+        let figures = format!(
+            "{}loss {:.3}{validation} lr {:.1e} {:.0} tokens/s",
+            if at.of_teacher { "teacher: " } else { "" },
+            at.loss,
+            at.learning_rate,
+            at.tokens_per_second
+        );
+        progress.set(at.step, at.steps, &figures);
+    });
+    progress.finish();
+    result
 }
 
 /// What a run has to say behind its progress.
 fn print_notes(report: &TrainReport, quiet: bool) {
-    eprint!("{}", report.data);
-    if let Some([planned, done]) = report.replanned {
+    if let Some(planned) = report.ended_early_of {
         eprintln!(
-            "note: {done} steps of a run of {planned} were gone on with to {}: from there on \
-             learning rate and stages follow the new plan, so the result is not that of an \
-             uninterrupted run",
+            "ended early behind step {} of {planned}: `train.early_stopping_patience` measurements \
+             brought nothing",
             report.steps
+        );
+    }
+    if let Some(best) = report.best.filter(|_| report.keeps_best) {
+        eprintln!(
+            "kept: step {}, whose validation loss of {:.3} is the least",
+            best.step, best.val_loss
         );
     }
     if let Some(taught) = &report.taught {
@@ -256,9 +271,6 @@ fn print_notes(report: &TrainReport, quiet: bool) {
                 ""
             }
         );
-    }
-    if let Some(heads) = measured_heads(&report.heads) {
-        eprintln!("heads: {heads}");
     }
     if let Some(note) = &report.cache_note {
         eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");

@@ -78,7 +78,7 @@ fn time_left(spent: Duration, done: usize, rest: usize) -> Option<Duration> {
 }
 
 /// `45s`, `3m 20s`, `2h 05m`.
-fn short(time: Duration) -> String {
+pub fn short(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     match seconds {
         0..60 => format!("{seconds}s"),

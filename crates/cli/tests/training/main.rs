@@ -149,3 +149,67 @@ fn a_name_on_the_hub_that_is_not_here_says_what_can_be_done() {
         stderr(&output)
     );
 }
+
+/// What a run will do, and what had to be done to its rows, comes before its first step.
+#[test]
+fn a_run_is_described_before_its_first_step() {
+    let place = Place::new();
+    let short = ["train", "tune.toml", "--set", "train.max_steps=2"];
+    let output = place
+        .marill(&[&short[..], &["--set", "data.max_seq_len=5"]].concat())
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    let at = |part: &str| {
+        said.find(part)
+            .unwrap_or_else(|| panic!("no `{part}` in\n{said}"))
+    };
+    let first = at("training 2/2");
+    for part in [
+        "\nmodel ",
+        "\nrows ",
+        "\nrun       2 steps",
+        "\nprivate   low-rank factors (rank 4)",
+        "\ntime ",
+        "\nmemory ",
+        "note: ",
+    ] {
+        assert!(at(part) < first, "{part} comes late in\n{said}");
+    }
+    assert!(at("2 steps, ") < first && at("trained parameters") > first);
+    let output = place
+        .marill(&[&short[..], &["--no-progress", "--output-dir", "quiet"]].concat())
+        .output()
+        .unwrap();
+    assert!(!stderr(&output).contains("memory "), "{}", stderr(&output));
+}
+
+#[test]
+fn a_run_that_ends_early_says_so() {
+    let place = Place::new();
+    let keys = [
+        "data.val_fraction=0.2",
+        "eval.every_steps=1",
+        "train.early_stopping_patience=1",
+        // No loss can be less by so much, once there is one.
+        "train.early_stopping_threshold=900",
+        "train.keep_best=true",
+    ];
+    let mut command = place.marill(&["train", "tune.toml", "--json"]);
+    for key in keys {
+        command.args(["--set", key]);
+    }
+    let output = command.output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("ended early behind step 2 of 60"), "{said}");
+    assert!(said.contains("kept: step "), "{said}");
+    let found = &json(&output)["train"];
+    assert_eq!(
+        (&found["steps"], &found["ended_early_of"]),
+        (&2.into(), &60.into())
+    );
+    assert_eq!(found["keeps_best"], true);
+    assert!(found["best"]["val_loss"].is_number());
+}

@@ -4,7 +4,7 @@ use marill_numeric::SoftmaxForm;
 
 use crate::{
     Dataset, Distill, FINE_TUNED, Format, Grouping, Heads, KeepLogits, Lora, LoraInit, Method,
-    Problem, Recipe, RecipeError, Stage, Style,
+    Optimizer, Problem, Recipe, RecipeError, Schedule, Stage, Style,
 };
 
 /// Takes message and hint of a mistake.
@@ -46,6 +46,7 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     if let Some(distill) = &recipe.distill {
         check_distill(distill, &mut add);
     }
+    check_training(recipe, &mut add);
     if problems.is_empty() {
         Ok(())
     } else {
@@ -101,6 +102,62 @@ fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
             "`[model.architecture]` and `[tokenizer]` belong to `init = \"random\"`",
             "a base model has its own; drop the tables",
         );
+    }
+}
+
+fn check_training(recipe: &Recipe, add: &mut Add<'_>) {
+    let (train, optimizer) = (&recipe.train, &recipe.optimizer);
+    if optimizer.warmup_steps.is_some()
+        && optimizer.warmup_ratio != Optimizer::default().warmup_ratio
+    {
+        add(
+            "`optimizer.warmup_steps` and `optimizer.warmup_ratio` exclude each other",
+            "the steps are a number, the ratio a share of all of them; keep one",
+        );
+    }
+    if optimizer.min_lr_ratio > 0.0 && optimizer.lr_scheduler == Schedule::Constant {
+        add(
+            "`optimizer.min_lr_ratio` does nothing with `optimizer.lr_scheduler = \"constant\"`",
+            "a constant rate does not come down; leave it out",
+        );
+    }
+    if train.early_stopping_threshold.is_some() && train.early_stopping_patience.is_none() {
+        add(
+            "`train.early_stopping_threshold` does nothing without \
+             `train.early_stopping_patience`",
+            "say how many measurements may bring nothing",
+        );
+    }
+    let measured = [
+        (
+            "early_stopping_patience",
+            train.early_stopping_patience.is_some(),
+        ),
+        ("keep_best", train.keep_best),
+    ];
+    for (key, _) in measured.into_iter().filter(|(_, asked)| *asked) {
+        let own_rows = recipe
+            .dataset
+            .iter()
+            .any(|dataset| dataset.val_path.is_some());
+        if recipe.data.val_fraction == 0.0 && !own_rows {
+            add(
+                &format!("`train.{key}` needs a validation loss, and no row is held out"),
+                "`data.val_fraction = 0.05` holds a twentieth out, `dataset.val_path` names rows \
+                 of their own",
+            );
+        }
+        if recipe
+            .eval
+            .as_ref()
+            .and_then(|eval| eval.every_steps)
+            .is_none()
+        {
+            add(
+                &format!("`train.{key}` needs more than one validation loss"),
+                "`eval.every_steps` says how often it is measured",
+            );
+        }
     }
 }
 

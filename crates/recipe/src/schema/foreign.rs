@@ -168,7 +168,8 @@ const OBJECTIVE: &str = "answers are learned as they stand (supervised fine-tuni
                          teacher with `[distill]`; train the objective elsewhere, and \
                          `marill export PEFT_DIR --base BASE` serves its adapter";
 const TRACKER: &str = "no tracker is called from a run: its figures are files in `output.dir`, \
-                       `metrics.jsonl` with a JSON object a step and `loss.svg`";
+                       `metrics.jsonl` with a JSON object a step, event \
+                       files of TensorBoard and `loss.svg`";
 const ADAPTER: &str = "private updates are LoRA's two factors and a scale, because everything else \
                        changes the secure program";
 const QUANTIZED: &str = "weights are 32-bit floats while they are trained; a GGUF base is \

@@ -113,6 +113,9 @@ const TRAIN: &[(&str, Kind)] = &[
         OneOf(&["auto", "always", "never"]),
     ),
     ("quantize_last_steps", Within(0, STEPS)),
+    ("early_stopping_patience", Within(1, MANY)),
+    ("early_stopping_threshold", Number(0.0, 1000.0)),
+    ("keep_best", Flag),
 ];
 
 const STAGE: &[(&str, Kind)] = &[
@@ -145,6 +148,8 @@ const OPTIMIZER: &[(&str, Kind)] = &[
     ("beta2", Number(0.0, 0.999_999)),
     ("lr_scheduler", OneOf(&["cosine", "linear", "constant"])),
     ("warmup_ratio", Number(0.0, 1.0)),
+    ("warmup_steps", Within(0, STEPS)),
+    ("min_lr_ratio", Number(0.0, 1.0)),
 ];
 
 pub(super) const ROOT: &[(&str, Kind)] = &[
@@ -239,7 +244,10 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("min", Number(0.0, 1000.0)),
         ]),
     ),
-    ("output", Kind::Table(&[("dir", Path)])),
+    (
+        "output",
+        Kind::Table(&[("dir", Path), ("tensorboard", Flag)]),
+    ),
 ];
 
 /// Keys that a recipe cannot do without.

@@ -1,6 +1,7 @@
 //! What a person sees who makes mistakes in a recipe.
 
 mod foreign;
+mod training;
 mod values;
 
 use std::path::Path;

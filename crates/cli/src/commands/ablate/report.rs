@@ -164,6 +164,7 @@ impl Ablation<'_> {
                     name: format!("{}, {name}", full.sides[sides[0]].side.setting.name()),
                     points,
                     dots,
+                    ..Series::default()
                 });
             }
         }
@@ -181,6 +182,7 @@ impl Ablation<'_> {
             x_label: "seconds of a token, as a share of the full fine-tune's".into(),
             y_label: "recovery".into(),
             series,
+            ..LinePlot::default()
         })
     }
 

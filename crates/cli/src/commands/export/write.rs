@@ -11,7 +11,10 @@ use marill_partition::{
 use marill_recipe::Recipe;
 use marill_training::some_rows;
 
-use crate::{args::base_model::hub_name, output::failure::BadInput};
+use crate::{
+    args::base_model::hub_name,
+    output::{exporting::Exporting, failure::BadInput},
+};
 
 /// What a new partition is told besides the model.
 #[derive(Default)]
@@ -26,6 +29,8 @@ pub struct ExportAs<'a> {
     /// Where the recipe's data sets are looked for first; the run's own folder where nothing is
     /// said.
     pub data_dir: Option<&'a Path>,
+    /// Show no progress.
+    pub quiet: bool,
 }
 
 /// Exports a training run into `out`: its low-rank factors, or the private layers of a full
@@ -51,12 +56,15 @@ pub fn export_run(
         let name = told.name.into();
         let base_name = hub_name(recipe);
         let peft_lossy = told.peft_lossy;
+        let shown = Exporting::new(told.quiet);
+        let progress = |stage| shown.show(stage);
         let opts = ExportOptions {
             name,
             base_name,
             peft_lossy,
             numeric,
             model: None,
+            progress: Some(&progress),
         };
         let mut report = if adapter_path.is_file() {
             export(
@@ -82,13 +90,16 @@ pub fn export_run(
             );
         };
         if report.range.is_err() {
+            shown.wait("measuring values of the run's own rows");
             match measure(recipe, told.data_dir.unwrap_or(run_dir), &base, &report.dir) {
                 Ok(measured) => report.measured = Some(measured),
                 Err(error) => {
+                    shown.hide();
                     eprintln!("note: range: no row of the run could be measured: {error:#}")
                 }
             }
         }
+        shown.hide();
         say_range(&report);
         Ok(report)
     };
@@ -145,12 +156,16 @@ pub fn export_checkpoint(
             ..Default::default()
         };
         let numeric = NumericSpec::with_rounding(told.rounding.unwrap_or(Rounding::Exact));
+        let shown = Exporting::new(told.quiet);
+        let progress = |stage| shown.show(stage);
         let opts = ExportOptions {
             name: told.name.into(),
             numeric,
+            progress: Some(&progress),
             ..Default::default()
         };
         let report = export_full(&base, &transforms, &model, out, &opts)?;
+        shown.hide();
         say_range(&report);
         Ok(report)
     };

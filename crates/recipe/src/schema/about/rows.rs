@@ -436,6 +436,22 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
         "In so many steps at the end the private layers compute with the secure program's \
          roundings.",
     ),
+    (
+        "train.early_stopping_patience",
+        "no early end",
+        "End the run behind so many measurements of the validation loss in a row without a new \
+         least one.",
+    ),
+    (
+        "train.early_stopping_threshold",
+        "0",
+        "By how many nats a validation loss must be less than the least one to be a new one.",
+    ),
+    (
+        "train.keep_best",
+        "`false`",
+        "Leave the parameters of the least validation loss, not the last ones.",
+    ),
     ("optimizer", "", "AdamW and its schedule."),
     ("optimizer.kind", "`\"adamw\"`", "The optimizer."),
     (
@@ -455,6 +471,16 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
         "optimizer.warmup_ratio",
         "`0.03`",
         "Share of the steps in which the rate rises.",
+    ),
+    (
+        "optimizer.warmup_steps",
+        "as `optimizer.warmup_ratio` says",
+        "Steps in which the rate rises, in place of a share.",
+    ),
+    (
+        "optimizer.min_lr_ratio",
+        "`0.0`",
+        "What the rate comes down to behind the last step, as a share of the highest.",
     ),
     (
         "export",
@@ -509,4 +535,9 @@ pub(super) const ABOUT: &[(&str, &str, &str)] = &[
     ("eval.min", "", "A score below it is a failure."),
     ("output", "", "Where the run goes."),
     ("output.dir", "", "A folder of its own."),
+    (
+        "output.tensorboard",
+        "`true`",
+        "Write the metrics as event files of TensorBoard too, in `tensorboard/`.",
+    ),
 ];

@@ -1,0 +1,122 @@
+//! The parameters of the best step: beside the checkpoints, until a checkpoint knows a better one.
+//! There are two at most, those that the newest checkpoint goes on from and those of the best step
+//! behind it.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+
+use super::{SUMS, TENSORS, newest, sums};
+use crate::{TrainError, params::Params};
+
+/// Names of the folders, before the step.
+const PREFIX: &str = "best-";
+
+fn folder(root: &Path, step: usize) -> PathBuf {
+    root.join(format!("{PREFIX}{step:06}"))
+}
+
+/// Writes `checkpoints/best-N` completely or not at all.
+///
+/// # Errors
+/// [`TrainError::Checkpoint`] with the last checkpoint that is good.
+pub(crate) fn save(root: &Path, params: &Params, step: usize) -> Result<(), TrainError> {
+    let (partial, done) = (root.join(".best.partial"), folder(root, step));
+    let write = || -> Result<(), String> {
+        let text = |e: std::io::Error| e.to_string();
+        let _ = std::fs::remove_dir_all(&partial);
+        std::fs::create_dir_all(&partial).map_err(text)?;
+        let tensors: HashMap<String, Tensor> = params
+            .all
+            .iter()
+            .map(|param| (param.name.clone(), param.var.as_tensor().clone()))
+            .collect();
+        candle_core::safetensors::save(&tensors, partial.join(TENSORS))
+            .map_err(|e| e.to_string())?;
+        let digests = sums(&partial, &[TENSORS]).map_err(text)?;
+        std::fs::write(partial.join(SUMS), digests).map_err(text)?;
+        for name in [TENSORS, SUMS] {
+            File::open(partial.join(name))
+                .and_then(|file| file.sync_all())
+                .map_err(text)?;
+        }
+        if done.exists() {
+            std::fs::remove_dir_all(&done).map_err(text)?;
+        }
+        std::fs::rename(&partial, &done).map_err(text)
+    };
+    write().map_err(|reason| {
+        let _ = std::fs::remove_dir_all(&partial);
+        TrainError::Checkpoint {
+            path: done.clone(),
+            reason,
+            last_checkpoint: newest(root),
+        }
+    })
+}
+
+/// Removes all but those of these steps.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub(crate) fn keep_only(root: &Path, steps: &[usize]) -> Result<(), TrainError> {
+    let kept: Vec<_> = steps.iter().map(|step| folder(root, *step)).collect();
+    let entries = std::fs::read_dir(root).map_err(TrainError::io(root))?;
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if !kept.contains(&path) && name.is_some_and(|name| name.starts_with(PREFIX)) {
+            std::fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// That the parameters of a step are there, which a run that goes on may have to leave.
+///
+/// # Errors
+/// [`TrainError::Resume`].
+pub(crate) fn check(root: &Path, step: usize) -> Result<(), TrainError> {
+    let path = folder(root, step);
+    match path.join(TENSORS).is_file() {
+        true => Ok(()),
+        false => Err(TrainError::Resume {
+            path,
+            reason: format!(
+                "step {step} has the least validation loss so far, and its parameters were not \
+                 kept\n\n\
+                 hint: go on without `train.keep_best`, or train without `--resume`"
+            ),
+        }),
+    }
+}
+
+/// Puts the values of a step into `params`.
+///
+/// # Errors
+/// [`TrainError::Resume`] for a folder that is damaged or not there.
+pub(crate) fn load(root: &Path, params: &mut Params, step: usize) -> Result<(), TrainError> {
+    check(root, step)?;
+    let path = folder(root, step);
+    let damaged = |reason: String| TrainError::Resume {
+        path: path.clone(),
+        reason: format!("{reason}\n\nhint: it is damaged; train without `--resume`"),
+    };
+    let expected = std::fs::read_to_string(path.join(SUMS)).map_err(|e| damaged(e.to_string()))?;
+    let found = sums(&path, &[TENSORS]).map_err(|e| damaged(e.to_string()))?;
+    if expected != found {
+        return Err(damaged(format!("`{TENSORS}` does not match `{SUMS}`")));
+    }
+    let tensors = candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu)
+        .map_err(|e| damaged(e.to_string()))?;
+    for param in &mut params.all {
+        let tensor = tensors.get(&param.name);
+        param
+            .var
+            .set(tensor.ok_or_else(|| damaged(format!("`{}` is missing", param.name)))?)?;
+    }
+    Ok(())
+}
