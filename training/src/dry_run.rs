@@ -53,6 +53,7 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
         ..options.clone()
     };
     let mut run = Run::new(recipe, &options)?;
+    run.check_measured()?;
     let loading = started.elapsed().as_secs_f64();
     let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
     let init = run.trial_init()?;

@@ -31,9 +31,7 @@ impl Events {
     pub fn create(dir: &Path, step: usize) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         if step == 0 {
-            for old in files(dir)? {
-                std::fs::remove_file(old)?;
-            }
+            Self::clear(dir)?;
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = since.map_or(0, |time| time.as_secs());
@@ -51,6 +49,17 @@ impl Events {
             events.write(&started)?;
         }
         Ok(events)
+    }
+
+    /// Removes the event files of a folder, where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn clear(dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            files(dir)?.into_iter().try_for_each(std::fs::remove_file)?;
+        }
+        Ok(())
     }
 
     /// Adds what a step has to say.

@@ -35,6 +35,10 @@ impl Record {
         })?;
         let step = history.last().map_or(0, |at| at.step);
         let folder = dir.join("tensorboard");
+        if !tensorboard && step == 0 {
+            // Those of an earlier run would be taken for this one's.
+            Events::clear(&folder).map_err(TrainError::io(&folder))?;
+        }
         let events = tensorboard
             .then(|| Events::create(&folder, step).map_err(TrainError::io(&folder)))
             .transpose()?;

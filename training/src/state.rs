@@ -39,6 +39,9 @@ struct RunState {
     /// Heads that were measured: a resumed run goes on with these, whatever it would measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     heads: Option<MeasuredHeads>,
+    /// sha256 of the rows that the validation losses were measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    validation_sha256: Option<String>,
 }
 
 /// What was chosen by measuring, and what was measured.
@@ -61,6 +64,7 @@ pub(crate) struct Resumed {
     pub step: usize,
     pub seconds: f64,
     pub history: Vec<Progress>,
+    pub validation_sha256: Option<String>,
 }
 
 /// What decides the steps that a run has done: the weights it began with, knobs and rows. Not where
@@ -133,6 +137,7 @@ pub(crate) fn save(
     history: &[Progress],
     seconds: f64,
     recipe_sha256: &str,
+    validation_sha256: &str,
     heads: Option<MeasuredHeads>,
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
@@ -144,6 +149,7 @@ pub(crate) fn save(
         seconds,
         history: history.to_vec(),
         heads,
+        validation_sha256: Some(validation_sha256.into()),
     };
     let write = || -> Result<(), String> {
         let text = |e: std::io::Error| e.to_string();
@@ -229,9 +235,18 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
     list(root).pop()
 }
 
-/// The step of the newest checkpoint, 0 where there is none.
-pub(crate) fn newest_step(root: &Path) -> usize {
-    newest(root).and_then(|path| step_of(&path)).unwrap_or(0)
+/// The steps of all checkpoints that are kept.
+pub(crate) fn steps(root: &Path) -> Vec<usize> {
+    list(root).iter().filter_map(|path| step_of(path)).collect()
+}
+
+/// What the validation loss is measured on.
+pub(crate) fn validation_digest(samples: &[Sample]) -> String {
+    let mut hash = Sha256::new();
+    for sample in samples {
+        hash.update(format!("{sample:?}\n"));
+    }
+    hex(&hash.finalize())
 }
 
 /// The newest checkpoint of a step before this one.
@@ -301,5 +316,6 @@ pub(crate) fn load(
         step: state.step,
         seconds: state.seconds,
         history: state.history,
+        validation_sha256: state.validation_sha256,
     }))
 }

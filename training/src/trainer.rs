@@ -225,11 +225,14 @@ impl<'a> Run<'a> {
                     });
                 }
                 self.replanned = (planned != self.plan.len()).then_some([planned, resumed.step]);
+                self.check_comparable(&resumed)?;
                 (self.history, self.earlier_seconds) = (resumed.history, resumed.seconds);
                 if let Some(best) = best(&self.history).filter(|_| self.recipe.train.keep_best) {
                     state::best::check(&checkpoints, best.step)?;
                 }
             }
+            // Of steps that are done again, or of a run that kept none.
+            self.prune_best(None)?;
         } else if checkpoints.exists() {
             // A later `--resume` must not find the checkpoints of another run.
             std::fs::remove_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
@@ -237,8 +240,25 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// That there is a row to measure a loss on, where one decides something.
-    fn check_measured(&self) -> Result<(), TrainError> {
+    /// That losses were measured on the rows of now, where they decide something.
+    fn check_comparable(&self, resumed: &state::Resumed) -> Result<(), TrainError> {
+        let train = &self.recipe.train;
+        let decides = train.keep_best || train.early_stopping_patience.is_some();
+        let now = state::validation_digest(&self.samples.validation);
+        match &resumed.validation_sha256 {
+            Some(then) if decides && *then != now => Err(TrainError::Resume {
+                path: resumed.path.clone(),
+                reason: "its validation losses are of other rows, and `train.keep_best` or \
+                         `train.early_stopping_patience` would compare them\n\n\
+                         hint: bring the rows back, drop these keys, or train without `--resume`"
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// That more than one loss is measured, on a row at least, where they decide something.
+    pub(crate) fn check_measured(&self) -> Result<(), TrainError> {
         let train = &self.recipe.train;
         let key = match (train.keep_best, train.early_stopping_patience) {
             (true, _) => "train.keep_best",
@@ -250,6 +270,15 @@ impl<'a> Run<'a> {
                 "no row is held out to measure a loss on; raise `data.val_fraction`, or name rows \
                  by `dataset.val_path`"
                     .into();
+            return Err(TrainError::Setting { key, reason });
+        }
+        let every = self.recipe.eval.as_ref().and_then(|eval| eval.every_steps);
+        if every.is_none_or(|every| every >= self.plan.len()) {
+            let reason = format!(
+                "the run has {} steps, so that `eval.every_steps` measures one loss, and there is \
+                 nothing to compare; lower it",
+                self.plan.len()
+            );
             return Err(TrainError::Setting { key, reason });
         }
         Ok(())
@@ -289,7 +318,8 @@ impl<'a> Run<'a> {
     ) -> Result<(), TrainError> {
         let total = self.plan.len();
         let tensorboard = self.recipe.output.tensorboard;
-        let mut record = Record::begin(&self.dir, &self.history, tensorboard)?;
+        let record = Record::begin(&self.dir, &self.history, tensorboard);
+        let mut record = record.map_err(|error| self.not_written(error))?;
         for step in self.history.len() + 1..=total {
             if is_over(&self.history, &self.recipe.train) {
                 break;
@@ -371,13 +401,21 @@ impl<'a> Run<'a> {
         if !self.recipe.train.keep_best || !is_best {
             return Ok(());
         }
+        state::best::save(&self.checkpoints(), &self.params, step)?;
+        self.prune_best(Some(step))
+    }
+
+    /// Leaves the best steps of all checkpoints, from any of which a run may go on, and this one.
+    fn prune_best(&self, step: Option<usize>) -> Result<(), TrainError> {
         let checkpoints = self.checkpoints();
-        state::best::save(&checkpoints, &self.params, step)?;
-        // A run that is killed now goes on from the newest checkpoint.
-        let saved = state::newest_step(&checkpoints).min(self.history.len());
-        let known = best(&self.history[..saved]);
-        let kept = known.map_or(step, |best| best.step);
-        state::best::keep_only(&checkpoints, &[kept, step])
+        let mut kept: Vec<usize> = step.into_iter().collect();
+        if self.recipe.train.keep_best {
+            let saved = state::steps(&checkpoints).into_iter();
+            let known = saved.map(|saved| &self.history[..saved.min(self.history.len())]);
+            kept.extend(known.filter_map(best).map(|best| best.step));
+        }
+        let pruned = state::best::keep_only(&checkpoints, &kept);
+        pruned.map_err(|error| self.not_written(error))
     }
 
     /// A file of the run that could not be written, with the checkpoint to go on from.
@@ -400,11 +438,10 @@ impl<'a> Run<'a> {
             &self.history,
             seconds,
             &self.digest,
+            &state::validation_digest(&self.samples.validation),
             self.measured_heads(),
         )?;
-        if let Some(best) = best(&self.history).filter(|_| self.recipe.train.keep_best) {
-            state::best::keep_only(&checkpoints, &[best.step])?;
-        }
+        self.prune_best(None)?;
         Ok(path)
     }
 

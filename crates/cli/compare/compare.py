@@ -74,7 +74,7 @@ def digests(folder):
     """SHA-256 of every file that is the same in every run."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in VOLATILE:
+        if path.is_file() and path.name not in VOLATILE and path.parent.name != "tensorboard":
             found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

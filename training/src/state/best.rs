@@ -1,6 +1,6 @@
 //! The parameters of the best step: beside the checkpoints, until a checkpoint knows a better one.
-//! There are two at most, those that the newest checkpoint goes on from and those of the best step
-//! behind it.
+//! For each checkpoint that is kept there is the best step up to it, so that a run can go on from
+//! any, and the best one of all.
 
 use std::{
     collections::HashMap,
@@ -15,6 +15,7 @@ use crate::{TrainError, params::Params};
 
 /// Names of the folders, before the step.
 const PREFIX: &str = "best-";
+const PARTIAL: &str = ".best.partial";
 
 fn folder(root: &Path, step: usize) -> PathBuf {
     root.join(format!("{PREFIX}{step:06}"))
@@ -25,7 +26,7 @@ fn folder(root: &Path, step: usize) -> PathBuf {
 /// # Errors
 /// [`TrainError::Checkpoint`] with the last checkpoint that is good.
 pub(crate) fn save(root: &Path, params: &Params, step: usize) -> Result<(), TrainError> {
-    let (partial, done) = (root.join(".best.partial"), folder(root, step));
+    let (partial, done) = (root.join(PARTIAL), folder(root, step));
     let write = || -> Result<(), String> {
         let text = |e: std::io::Error| e.to_string();
         let _ = std::fs::remove_dir_all(&partial);
@@ -65,6 +66,11 @@ pub(crate) fn save(root: &Path, params: &Params, step: usize) -> Result<(), Trai
 /// [`TrainError::Io`].
 pub(crate) fn keep_only(root: &Path, steps: &[usize]) -> Result<(), TrainError> {
     let kept: Vec<_> = steps.iter().map(|step| folder(root, *step)).collect();
+    if !root.is_dir() {
+        return Ok(());
+    }
+    // What a run that was killed had not finished.
+    let _ = std::fs::remove_dir_all(root.join(PARTIAL));
     let entries = std::fs::read_dir(root).map_err(TrainError::io(root))?;
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         let name = path.file_name().and_then(|name| name.to_str());
@@ -75,23 +81,28 @@ pub(crate) fn keep_only(root: &Path, steps: &[usize]) -> Result<(), TrainError> 
     Ok(())
 }
 
-/// That the parameters of a step are there, which a run that goes on may have to leave.
+/// That the parameters of a step are there and whole, which a run that goes on may have to leave.
 ///
 /// # Errors
 /// [`TrainError::Resume`].
 pub(crate) fn check(root: &Path, step: usize) -> Result<(), TrainError> {
     let path = folder(root, step);
-    match path.join(TENSORS).is_file() {
-        true => Ok(()),
-        false => Err(TrainError::Resume {
-            path,
-            reason: format!(
-                "step {step} has the least validation loss so far, and its parameters were not \
-                 kept\n\n\
-                 hint: go on without `train.keep_best`, or train without `--resume`"
-            ),
-        }),
+    let fail = |what: String| TrainError::Resume {
+        path: path.clone(),
+        reason: format!(
+            "step {step} has the least validation loss so far, and {what}\n\n\
+             hint: go on without `train.keep_best`, or train without `--resume`"
+        ),
+    };
+    if !path.join(TENSORS).is_file() {
+        return Err(fail("its parameters were not kept".into()));
     }
+    let damaged = |error: std::io::Error| fail(format!("its parameters are damaged: {error}"));
+    let expected = std::fs::read_to_string(path.join(SUMS)).map_err(damaged)?;
+    if expected != sums(&path, &[TENSORS]).map_err(damaged)? {
+        return Err(fail(format!("its `{TENSORS}` does not match `{SUMS}`")));
+    }
+    Ok(())
 }
 
 /// Puts the values of a step into `params`.
@@ -103,13 +114,8 @@ pub(crate) fn load(root: &Path, params: &mut Params, step: usize) -> Result<(), 
     let path = folder(root, step);
     let damaged = |reason: String| TrainError::Resume {
         path: path.clone(),
-        reason: format!("{reason}\n\nhint: it is damaged; train without `--resume`"),
+        reason: format!("{reason}\n\nhint: go on without `train.keep_best`"),
     };
-    let expected = std::fs::read_to_string(path.join(SUMS)).map_err(|e| damaged(e.to_string()))?;
-    let found = sums(&path, &[TENSORS]).map_err(|e| damaged(e.to_string()))?;
-    if expected != found {
-        return Err(damaged(format!("`{TENSORS}` does not match `{SUMS}`")));
-    }
     let tensors = candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu)
         .map_err(|e| damaged(e.to_string()))?;
     for param in &mut params.all {

@@ -198,10 +198,74 @@ fn a_resumed_run_ends_and_keeps_what_the_whole_one_does() {
     }
 }
 
-/// A better step behind a checkpoint takes the place of one before it, and never that of the one
-/// which the checkpoint goes on from.
+/// The newest checkpoint is not the only one that a run may have to go on from.
 #[test]
-fn no_more_than_two_best_steps_are_kept() {
+fn a_run_goes_on_from_an_older_checkpoint_too() {
+    let place = Place::new(true);
+    let keep = ["train.keep_best=true", "train.checkpoint_steps=3"];
+    let whole = run(&place, &keep);
+    let expected = bytes(whole.adapter.unwrap());
+    let newest = format!("tuned/checkpoints/step-{:06}", whole.steps);
+    std::fs::remove_dir_all(place.path(&newest)).unwrap();
+    std::fs::create_dir(place.path("tuned/checkpoints/.best.partial")).unwrap();
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
+    let recipe = place.recipe(TUNE, &[&MEASURED[..], &keep].concat());
+    let mut first = None;
+    let resumed = train(&recipe, &options, &mut |at| first = first.or(Some(at.step))).unwrap();
+    assert!(first > Some(1), "it goes on from a checkpoint");
+    assert_eq!(resumed.best, whole.best);
+    assert_eq!(bytes(resumed.adapter.unwrap()), expected);
+    assert!(!place.path("tuned/checkpoints/.best.partial").exists());
+}
+
+/// Losses over other rows say nothing of each other.
+#[test]
+fn other_rows_to_measure_on_are_refused() {
+    let place = Place::new(true);
+    let keep = ["train.keep_best=true"];
+    let steps = run(&place, &keep).steps;
+    let folder = place.path(&format!("tuned/checkpoints/step-{steps:06}"));
+    let state = std::fs::read_to_string(folder.join("state.json")).unwrap();
+    let (before, behind) = state.split_once("\"validation_sha256\":\"").unwrap();
+    let changed = format!("{before}\"validation_sha256\":\"00{}", &behind[2..]);
+    std::fs::write(folder.join("state.json"), &changed).unwrap();
+    // With the digest that fits.
+    let digest = |text: &str| {
+        use sha2::{Digest, Sha256};
+        marill_numeric::hex(&Sha256::digest(text))
+    };
+    let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let sums = sums.replace(&digest(&state), &digest(&changed));
+    std::fs::write(folder.join("SHA256SUMS"), sums).unwrap();
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
+    let again = |more: &[&str]| {
+        let recipe = place.recipe(TUNE, &[&MEASURED[..], more].concat());
+        train(&recipe, &options, &mut |_| {})
+    };
+    let error = again(&keep).unwrap_err().to_string();
+    assert!(error.contains("are of other rows"), "{error}");
+    // Where nothing is compared they do no harm.
+    again(&[]).unwrap();
+}
+
+#[test]
+fn one_measurement_has_nothing_to_compare() {
+    let place = Place::new(true);
+    let more = ["train.keep_best=true", "eval.every_steps=100000"];
+    let list = [&MEASURED[..], &more].concat();
+    let error = place.run(TUNE, &list).unwrap_err().to_string();
+    assert!(error.contains("measures one loss"), "{error}");
+}
+
+/// As many as there are checkpoints, and one more.
+#[test]
+fn without_a_checkpoint_one_best_step_is_kept() {
     let place = Place::new(true);
     let list = [
         "data.val_fraction=0.5",

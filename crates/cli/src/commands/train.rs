@@ -100,9 +100,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let checkpoints = Path::new(&recipe.output.dir).join("checkpoints");
     if args.resume
-        && checkpoints
-            .read_dir()
-            .map_or(true, |mut found| found.next().is_none())
+        && checkpoints.read_dir().map_or(true, |found| {
+            let names = found.flatten().map(|entry| entry.file_name());
+            !names
+                .into_iter()
+                .any(|name| name.to_string_lossy().starts_with("step-"))
+        })
     {
         eprintln!(
             "note: `{}` holds no checkpoint; the run starts from the beginning",
@@ -216,11 +219,14 @@ fn train_and_show(
     let result = train_told(recipe, options, &mut |told| {
         let at = match told {
             Told::Begin(summary) => {
+                // The run's own bar begins behind its teacher's.
+                std::mem::replace(&mut progress, Progress::new("training", quiet)).finish();
                 // A teacher's rows are the run's.
                 if !begun {
-                    summary::notes(summary);
+                    eprint!("{}", summary.data);
                 }
                 begun = true;
+                summary::notes(summary);
                 if !quiet {
                     eprint!("{}", summary::text(recipe, summary));
                 }

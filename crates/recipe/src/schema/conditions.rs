@@ -128,6 +128,12 @@ fn check_training(recipe: &Recipe, add: &mut Add<'_>) {
             "say how many measurements may bring nothing",
         );
     }
+    check_measured(recipe, add);
+}
+
+/// What compares validation losses has some to compare, of the whole run.
+fn check_measured(recipe: &Recipe, add: &mut Add<'_>) {
+    let train = &recipe.train;
     let measured = [
         (
             "early_stopping_patience",
@@ -135,7 +141,31 @@ fn check_training(recipe: &Recipe, add: &mut Add<'_>) {
         ),
         ("keep_best", train.keep_best),
     ];
+    // Validation says nothing of a part of the run that is still to come.
+    let parts = [
+        ("train.quantize_last_steps", train.quantize_last_steps > 0),
+        (
+            "heads.progressive",
+            recipe
+                .heads
+                .as_ref()
+                .is_some_and(|heads| heads.progressive > 0.0),
+        ),
+        (
+            "distill.stages",
+            recipe
+                .distill
+                .as_ref()
+                .is_some_and(|distill| distill.stages.len() > 1),
+        ),
+    ];
     for (key, _) in measured.into_iter().filter(|(_, asked)| *asked) {
+        for (part, _) in parts.into_iter().filter(|(_, there)| *there) {
+            add(
+                &format!("`train.{key}` may leave a run of before what `{part}` asks for"),
+                "drop one of them",
+            );
+        }
         let own_rows = recipe
             .dataset
             .iter()

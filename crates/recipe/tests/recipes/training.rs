@@ -72,6 +72,10 @@ fn keys_that_would_do_nothing_are_refused() {
             "keep_best` needs more than one",
         ),
         (
+            &[patience, "train.quantize_last_steps=5"],
+            "before what `train.quantize_last_steps` asks for",
+        ),
+        (
             &["train.early_stopping_threshold=0.1"],
             "does nothing without `train.early_stopping_patience`",
         ),

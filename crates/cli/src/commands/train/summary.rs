@@ -96,9 +96,8 @@ fn private(recipe: &Recipe, run: &Summary) -> String {
     }
 }
 
-/// What is to be said of the run, whoever wants to see progress.
+/// What is to be said of the run but for its rows, whoever wants to see progress.
 pub fn notes(run: &Summary) {
-    eprint!("{}", run.data);
     if let Some([planned, done]) = run.replanned {
         eprintln!(
             "note: {done} steps of a run of {planned} are gone on with to {}: from there on \
