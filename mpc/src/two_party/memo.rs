@@ -8,7 +8,7 @@ use std::{
 use crate::error::ProtocolResult;
 
 /// How many programs are remembered: those of a process that serves several, or of a plan's forms.
-const MOST: usize = 16;
+const MOST: usize = 256;
 
 /// Values by key, the last ones that were asked for first.
 pub(super) struct Memo<K, V>(Mutex<VecDeque<(K, V)>>);

@@ -51,7 +51,9 @@ pub fn all(
 ) -> anyhow::Result<Vec<ArmCost>> {
     // Counting an arm between two parties takes seconds, and no arm needs another.
     let arms = plan.arms.par_iter();
-    arms.map(|arm| of(plan, arm, config, calibration)).collect()
+    let costs: Vec<_> = arms.map(|arm| of(plan, arm, config, calibration)).collect();
+    // The first error in order, whichever came first.
+    costs.into_iter().collect()
 }
 
 fn of(

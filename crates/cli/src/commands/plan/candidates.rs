@@ -93,7 +93,9 @@ impl<'a> Candidates<'a> {
                 None => Ok(None),
             }
         };
-        let priced: anyhow::Result<Vec<_>> = forms.into_par_iter().map(priced).collect();
+        let priced: Vec<_> = forms.into_par_iter().map(priced).collect();
+        // The first error in order, whichever came first.
+        let priced: anyhow::Result<Vec<_>> = priced.into_iter().collect();
         Ok(priced?.into_iter().flatten().collect())
     }
 
