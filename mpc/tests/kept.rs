@@ -40,7 +40,7 @@ struct End {
 
 /// A pair's first session, and one of another pair over other weights and inputs.
 static FIRST: LazyLock<[End; 2]> = LazyLock::new(|| meet([None, None]));
-static STRANGERS: LazyLock<[End; 2]> = LazyLock::new(|| meet_over([None, None], 4));
+static STRANGERS: LazyLock<[End; 2]> = LazyLock::new(|| meet_over([None, None], 4, 0));
 
 fn read(saved: Option<&Vec<u8>>) -> Option<SetUp> {
     saved.map(|bytes| SetUp::from_bytes(bytes).unwrap())
@@ -48,17 +48,22 @@ fn read(saved: Option<&Vec<u8>>) -> Option<SetUp> {
 
 /// A session over a prompt, begun with what each party kept; its token is the twin's.
 fn meet(saved: [Option<&Vec<u8>>; 2]) -> [End; 2] {
-    meet_over(saved, 3)
+    meet_over(saved, 3, 0)
 }
 
-/// The same over the weights and inputs of a seed.
-fn meet_over(saved: [Option<&Vec<u8>>; 2], seed: u64) -> [End; 2] {
+/// The same over the weights and inputs of a seed, with so many tokens behind the prompt.
+fn meet_over(saved: [Option<&Vec<u8>>; 2], seed: u64, tokens: usize) -> [End; 2] {
     let spec = tiny_spec();
     let (public, private) = random_weights(&spec, seed);
-    let values = gaussian(seed, "boundary", 5 * spec.hidden_size, 1.0);
-    let prompt = spec.encode(&values).unwrap();
+    let rows = |rows: usize| {
+        let seed = seed * 100 + rows as u64;
+        let values = gaussian(seed, "boundary", rows * spec.hidden_size, 1.0);
+        spec.encode(&values).unwrap()
+    };
+    let [prompt, row] = [5, 1].map(rows);
     let mut twin = Twin::new(Arc::clone(&public), Arc::clone(&private));
     let expected = twin.prefill(&prompt).unwrap();
+    let more: Vec<u32> = (0..tokens).map(|_| twin.decode(&row).unwrap()).collect();
     let (a, b) = memory_pair();
     let frames: [Arc<Mutex<Vec<Vec<u8>>>>; 2] = Default::default();
     let own = Box::new(Recorded(a, Arc::clone(&frames[0])));
@@ -74,6 +79,7 @@ fn meet_over(saved: [Option<&Vec<u8>>; 2], seed: u64) -> [End; 2] {
             let mut session = session.with_products(Products::Ahead);
             session.prefill(bucket).unwrap();
             let kept = session.take_set_up();
+            (0..tokens).for_each(|_| session.decode().unwrap());
             assert!(session.take_set_up().is_none(), "it is taken once");
             (origin, kept)
         });
@@ -83,6 +89,8 @@ fn meet_over(saved: [Option<&Vec<u8>>; 2], seed: u64) -> [End; 2] {
         let mut session = session.with_products(Products::Ahead);
         assert_eq!(session.prefill(&prompt).unwrap(), expected);
         let kept = session.take_set_up();
+        let found: Vec<u32> = (0..tokens).map(|_| session.decode(&row).unwrap()).collect();
+        assert_eq!(found, more);
         let set_up = session.traffic_of(Phase::Setup);
         ((origin, kept, set_up), server.join().unwrap())
     });
@@ -116,7 +124,8 @@ fn a_second_session_sends_less_by_what_is_declared() {
     let first = &*FIRST;
     assert_eq!(first[0].origin, Origin::Made(Why::NothingOffered));
     let kept = first.each_ref().map(|end| end.kept.as_ref());
-    let second = meet(kept);
+    // What a token takes is made from the kept keys too.
+    let second = meet_over(kept, 3, 1);
     for (first, second) in first.iter().zip(&second) {
         assert_eq!(second.origin, Origin::Kept);
         assert!(second.kept.is_none(), "nothing of it is new");

@@ -6,7 +6,10 @@
 //! table it found, which replaces the file when the change was meant.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -325,8 +328,38 @@ fn weights(spec: &ProgramSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
     }
 }
 
-/// One line of the table for each program.
-fn table() -> String {
+/// One line of the table.
+struct Line {
+    name: String,
+    weights: (Arc<PublicWeights>, Arc<PrivateWeights>),
+    comparison: Comparison,
+    input: Input,
+}
+
+impl Line {
+    fn text(&self) -> String {
+        let run = |dealer| {
+            Run {
+                public: &self.weights.0,
+                private: &self.weights.1,
+                comparison: self.comparison,
+                input: self.input,
+                dealer,
+            }
+            .digests()
+        };
+        let digests = run(Dealer::Beside);
+        assert_eq!(
+            digests,
+            run(Dealer::Before),
+            "a dealer's bytes depend on nobody"
+        );
+        format!("{}: {digests}\n", self.name)
+    }
+}
+
+/// A line for each program.
+fn lines() -> Vec<Line> {
     let mut lines = Vec::new();
     for (name, spec) in specs() {
         let mut forms = vec![
@@ -341,7 +374,7 @@ fn table() -> String {
             // Not every approximation has both.
             for rounding in roundings.filter(|rounding| has_rounding(&spec, *rounding)) {
                 let numeric = NumericSpec::with_rounding(rounding);
-                let (public, private) = weights(&ProgramSpec {
+                let weights = weights(&ProgramSpec {
                     numeric,
                     ..spec.clone()
                 });
@@ -353,32 +386,37 @@ fn table() -> String {
                     } else {
                         &[(Input::Client, "client"), (Input::Shares, "shares")]
                     };
-                    for (input, input_name) in inputs {
-                        let run = |dealer| {
-                            Run {
-                                public: &public,
-                                private: &private,
-                                comparison,
-                                input: *input,
-                                dealer,
-                            }
-                            .digests()
-                        };
-                        let digests = run(Dealer::Beside);
-                        assert_eq!(
-                            digests,
-                            run(Dealer::Before),
-                            "a dealer's bytes depend on nobody"
-                        );
-                        lines.push(format!(
-                            "{name} {form} {rounding} {backend} {input_name}: {digests}\n"
-                        ));
-                    }
+                    lines.extend(inputs.iter().map(|(input, input_name)| Line {
+                        name: format!("{name} {form} {rounding} {backend} {input_name}"),
+                        weights: weights.clone(),
+                        comparison,
+                        input: *input,
+                    }));
                 }
             }
         }
     }
-    lines.concat()
+    lines
+}
+
+/// All lines, two at once: the parties of one wait for each other.
+fn table() -> String {
+    let lines = lines();
+    let texts = Mutex::new(vec![String::new(); lines.len()]);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            let Some(line) = lines.get(nth) else { break };
+            let text = line.text();
+            texts.lock().unwrap()[nth] = text;
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(work);
+        work();
+    });
+    texts.into_inner().unwrap().concat()
 }
 
 #[test]
