@@ -286,7 +286,8 @@ impl<'a> Run<'a> {
 
     /// What is about to be done.
     fn summary(&mut self) -> Result<Summary, TrainError> {
-        let (steps, done) = (self.plan.len(), self.history.len());
+        let steps = self.plan.len();
+        let done = self.history.len();
         let seconds = match self.options.estimate_time {
             true => self.seconds_left(done)?,
             false => None,

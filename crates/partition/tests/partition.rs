@@ -221,8 +221,14 @@ fn an_export_says_what_it_is_doing() {
         ..Default::default()
     };
     let out = fixture.out("told");
-    let (base, transforms) = (&fixture.base, &fixture.transforms);
-    export(base, transforms, &fixture.adapter, &out, &opts).unwrap();
+    export(
+        &fixture.base,
+        &fixture.transforms,
+        &fixture.adapter,
+        &out,
+        &opts,
+    )
+    .unwrap();
     let told = told.into_inner();
     assert_eq!(told[0], ExportStage::Weights);
     assert_eq!(

@@ -86,7 +86,8 @@ impl Series {
     /// it. Points that are not finite are left out.
     #[must_use]
     pub fn smoothed(&self, name: &str, keep: f64) -> Self {
-        let (mut sum, mut weight) = (0.0, 0.0);
+        let mut sum = 0.0;
+        let mut weight = 0.0;
         let finite = self
             .points
             .iter()

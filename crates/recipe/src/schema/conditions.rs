@@ -106,7 +106,8 @@ fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
 }
 
 fn check_training(recipe: &Recipe, add: &mut Add<'_>) {
-    let (train, optimizer) = (&recipe.train, &recipe.optimizer);
+    let train = &recipe.train;
+    let optimizer = &recipe.optimizer;
     if optimizer.warmup_steps.is_some()
         && optimizer.warmup_ratio != Optimizer::default().warmup_ratio
     {

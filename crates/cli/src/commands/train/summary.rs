@@ -47,7 +47,7 @@ pub fn text(recipe: &Recipe, run: &Summary) -> String {
     line("private", private(recipe, run));
     let time = match run.seconds {
         Some(seconds) => format!("about {}, from a trial of a few rows", time(seconds)),
-        None => "not estimated, the run is short".into(),
+        None => "not estimated".into(),
     };
     line("time", time);
     line(
