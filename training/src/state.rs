@@ -6,7 +6,6 @@ pub(crate) mod best;
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -127,6 +126,47 @@ fn sums(folder: &Path, names: &[&str]) -> std::io::Result<String> {
     Ok(text)
 }
 
+/// Fills a folder under another name, with the digests of its files, and renames it, so that `done`
+/// is there completely or not at all. `fill` says what it wrote.
+///
+/// # Errors
+/// [`TrainError::Checkpoint`] with the last one that is good.
+fn write_whole(
+    root: &Path,
+    partial: &str,
+    done: &Path,
+    fill: impl FnOnce(&Path) -> Result<Vec<&'static str>, String>,
+) -> Result<(), TrainError> {
+    let partial = root.join(partial);
+    let write = || -> Result<(), String> {
+        let text = |e: std::io::Error| e.to_string();
+        let _ = std::fs::remove_dir_all(&partial);
+        std::fs::create_dir_all(&partial).map_err(text)?;
+        let mut names = fill(&partial)?;
+        let digests = sums(&partial, &names).map_err(text)?;
+        std::fs::write(partial.join(SUMS), digests).map_err(text)?;
+        names.push(SUMS);
+        for name in names {
+            File::open(partial.join(name))
+                .and_then(|file| file.sync_all())
+                .map_err(text)?;
+        }
+        if done.exists() {
+            std::fs::remove_dir_all(done).map_err(text)?;
+        }
+        std::fs::rename(&partial, done).map_err(text)
+    };
+    write().map_err(|reason| {
+        // What is left of it must not take the space that the next attempt needs.
+        let _ = std::fs::remove_dir_all(&partial);
+        TrainError::Checkpoint {
+            path: done.into(),
+            reason,
+            last_checkpoint: newest(root),
+        }
+    })
+}
+
 /// Writes `checkpoints/step-N` completely or not at all, then drops all but the newest ones.
 ///
 /// # Errors
@@ -141,7 +181,6 @@ pub(crate) fn save(
     heads: Option<MeasuredHeads>,
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
-    let partial = root.join(".partial");
     let done = root.join(format!("step-{step:06}"));
     let state = RunState {
         step,
@@ -151,38 +190,14 @@ pub(crate) fn save(
         heads,
         validation_sha256: Some(validation_sha256.into()),
     };
-    let write = || -> Result<(), String> {
-        let text = |e: std::io::Error| e.to_string();
-        let _ = std::fs::remove_dir_all(&partial);
-        std::fs::create_dir_all(&partial).map_err(text)?;
+    write_whole(root, ".partial", &done, |partial| {
         let tensors = tensors(params).map_err(|e| e.to_string())?;
         candle_core::safetensors::save(&tensors, partial.join(TENSORS))
             .map_err(|e| e.to_string())?;
         let json = serde_json::to_string(&state).expect("plain figures serialize");
-        std::fs::write(partial.join(STATE), json).map_err(text)?;
-        let mut digests = File::create(partial.join(SUMS)).map_err(text)?;
-        digests
-            .write_all(sums(&partial, &[TENSORS, STATE]).map_err(text)?.as_bytes())
-            .map_err(text)?;
-        for name in [TENSORS, STATE, SUMS] {
-            File::open(partial.join(name))
-                .and_then(|file| file.sync_all())
-                .map_err(text)?;
-        }
-        if done.exists() {
-            std::fs::remove_dir_all(&done).map_err(text)?;
-        }
-        std::fs::rename(&partial, &done).map_err(text)
-    };
-    if let Err(reason) = write() {
-        // What is left of it must not take the space that the next attempt needs.
-        let _ = std::fs::remove_dir_all(&partial);
-        return Err(TrainError::Checkpoint {
-            path: done,
-            reason,
-            last_checkpoint: newest(root),
-        });
-    }
+        std::fs::write(partial.join(STATE), json).map_err(|e| e.to_string())?;
+        Ok(vec![TENSORS, STATE])
+    })?;
     let mut all = list(root);
     all.truncate(all.len().saturating_sub(KEEP));
     for old in all {
