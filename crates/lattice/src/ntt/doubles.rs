@@ -338,6 +338,30 @@ fn quarters(block: &mut [u64]) -> [&mut [[u64; LANES]]; 4] {
     [a, b, c, d].map(|quarter| quarter.as_chunks_mut().0)
 }
 
+/// The two levels that begin with `blocks` blocks: [`down`], or else [`up`]. A constant chooses: a
+/// closure would be compiled without the features.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn two_levels<const DOWN: bool>(x: &mut [u64], blocks: usize, roots: &Roots, prime: Wide) {
+    let size = x.len() / blocks;
+    for (block, words) in x.chunks_exact_mut(size).enumerate() {
+        let [w, left, right] = roots.of(blocks, block);
+        let factors = [same(w), same(left), same(right)];
+        let [a, b, c, d] = quarters(words);
+        for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+            let x = [read(a), read(b), read(c), read(d)];
+            let y = match DOWN {
+                true => down(x, factors, prime),
+                false => up(x, factors, prime),
+            };
+            write(a, y[0]);
+            write(b, y[1]);
+            write(c, y[2]);
+            write(d, y[3]);
+        }
+    }
+}
+
 #[target_feature(enable = "avx2,fma")]
 fn forward(ntt: &Doubles, x: &mut [u64]) {
     let prime = wide(ntt.prime);
@@ -365,20 +389,7 @@ fn forward(ntt: &Doubles, x: &mut [u64]) {
         }
     }
     while x.len() / blocks > 4 {
-        let size = x.len() / blocks;
-        for (block, words) in x.chunks_exact_mut(size).enumerate() {
-            // A closure would be compiled without the features.
-            let [w, left, right] = ntt.forward.of(blocks, block);
-            let factors = [same(w), same(left), same(right)];
-            let [a, b, c, d] = quarters(words);
-            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-                let y = down([read(a), read(b), read(c), read(d)], factors, prime);
-                write(a, y[0]);
-                write(b, y[1]);
-                write(c, y[2]);
-                write(d, y[3]);
-            }
-        }
+        two_levels::<true>(x, blocks, &ntt.forward, prime);
         blocks *= 4;
     }
     for (words, factors) in x.as_chunks_mut().0.iter_mut().zip(&ntt.forward.last) {
@@ -418,19 +429,7 @@ fn inverse(ntt: &Doubles, x: &mut [u64]) {
     }
     let mut blocks = x.len() / 16;
     while blocks > 0 {
-        let size = x.len() / blocks;
-        for (block, words) in x.chunks_exact_mut(size).enumerate() {
-            let [w, left, right] = ntt.inverse.of(blocks, block);
-            let factors = [same(w), same(left), same(right)];
-            let [a, b, c, d] = quarters(words);
-            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-                let y = up([read(a), read(b), read(c), read(d)], factors, prime);
-                write(a, y[0]);
-                write(b, y[1]);
-                write(c, y[2]);
-                write(d, y[3]);
-            }
-        }
+        two_levels::<false>(x, blocks, &ntt.inverse, prime);
         blocks /= 4;
     }
     let inverse_n = same(ntt.inverse_n);
