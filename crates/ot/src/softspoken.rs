@@ -221,12 +221,14 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(k: GroupBits) -> Self {
+    /// For pieces of so many columns at most.
+    fn new(k: GroupBits, columns: usize) -> Self {
+        let words = columns / 64;
         Self {
-            streams: vec![0; (1 << k as usize) * PIECE / 64],
-            rows: vec![0; BASE * PIECE / 64],
-            blocks: vec![0; PIECE],
-            first: vec![0; PIECE / 64],
+            streams: vec![0; words << k as usize],
+            rows: vec![0; BASE * words],
+            blocks: vec![0; columns],
+            first: vec![0; words],
         }
     }
 }
@@ -322,7 +324,11 @@ impl Source for SoftSpoken {
         let length = |segments: &[usize]| segments.iter().map(|n| self.segment_bytes(*n)).sum();
         let expected: usize = length(&segments.send);
         let mut message = Vec::with_capacity(length(&segments.choose));
-        let mut scratch = Scratch::new(self.k);
+        // Most steps take few transfers: a whole piece's room would take longer to wipe than they
+        // take to make.
+        let all = segments.choose.iter().chain(&segments.send);
+        let columns = all.flat_map(|n| pieces(*n)).map(|(_, columns)| columns);
+        let mut scratch = Scratch::new(self.k, columns.max().unwrap_or(0));
         for (segment, n) in segments.choose.iter().enumerate() {
             for (wanted, columns) in pieces(*n) {
                 self.choose_piece(columns, &mut scratch, &mut message);
