@@ -44,6 +44,15 @@
 //! factors. Wide factors are cut into digits of both signs, each for a multiple of its column
 //! ([`Input::of_columns`]). The largest bound of a batch decides its flood.
 //!
+//! Masks are uniform, and so are their digits, independent of each other up to a carry and of all
+//! errors: they have no bad signs. A window of `R` places has one useful place, of variance
+//! `(4^d - 1) / 3`, and `R / 2^(u+1)` of valuation `u`, of variance `2^(d-u)` at most, together
+//! `4^d · 2/3`, so that all have three times the useful one's. A uniform digit is sub-Gaussian with
+//! its own variance, a third of the square of the largest, so the bound is nine deviations of
+//! digits, times nine of what they meet at each place, times `sqrt(columns (4^d - 1) / 3)` of the
+//! largest; and half of the bound above for a magnitude of one, since means are 1/2 at most, of
+//! either sign.
+//!
 //! # Security
 //! That of [`Product`](crate::Product): results are re-randomized after merging, then flooded,
 //! masked and switched, and only useful coefficients of the first polynomial are sent. A kept

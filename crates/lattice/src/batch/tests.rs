@@ -431,11 +431,44 @@ fn noise_by_columns_keeps_its_bound() {
         let [sum] = <[_; 1]>::try_from(sums).ok().unwrap();
         let (_, noise) = world.client.key.decrypt_packed(&sum.pack(ring), 56);
         let taken = Taken { columns, width: 16 };
-        let bound = taken.noise(SET, 56, 8);
+        let bound = taken.noise(SET, 56, Factors::Signed(16), 8);
         let most = noise.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         // Nine deviations twice are 81, of which the largest draws reach four; and factors of no
         // bad signs leave some bits.
         assert!(most < bound && most > bound / 1024.0, "{most} of {bound}");
+    }
+}
+
+/// Masks have no bad signs, so their digits may be wider.
+#[test]
+fn noise_of_masks_keeps_its_lower_bound() {
+    // Ring, vectors, columns, and the digits of a mask.
+    for (bits, vectors, columns, digits) in [(64, 1, 1, 4), (48, 1, 3, 2), (56, 8, 2, 2)] {
+        let world = world(vectors);
+        let ring = &*world.server.key().ring;
+        let rows = SET.n() / vectors;
+        let input = Input::of_columns(SET, bits, Factors::Masks, [vectors, columns]).unwrap();
+        assert_eq!(input.digits, digits, "{bits} bits");
+        let taken = Taken {
+            columns: columns * digits,
+            width: input.digit_bits,
+        };
+        let upload = Upload::new(SET, bits, &[input]).unwrap();
+        let products = [whole(0, input, rows, Factors::Masks)];
+        let batch = Batch::new(&[&upload], &products).unwrap();
+        let kept = send(&world, &upload, &values_of(&upload));
+        let factors = factors(rows * columns, bits);
+        let sums = server::sums_by_columns(&world.server, &batch, &world.keys, &kept, &factors);
+        let [sum] = <[_; 1]>::try_from(sums).ok().unwrap();
+        let (_, noise) = world.client.key.decrypt_packed(&sum.pack(ring), bits);
+        let most = noise.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        let bound = taken.noise(SET, bits, Factors::Masks, vectors);
+        // The bound has nine deviations twice, of which the largest of so many draws reach four or
+        // five once.
+        assert!(
+            most < bound / 8.0 && most > bound / 256.0,
+            "{most} of {bound}"
+        );
     }
 }
 

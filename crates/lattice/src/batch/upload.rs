@@ -33,8 +33,9 @@ impl Input {
     }
 
     /// An input whose products with a tall matrix of such factors are made by columns: each number
-    /// is sent as often as digits that keep the noise low are in a factor. Masks, and wide factors
-    /// in wide rings, take two or more; one is enough for products by rows.
+    /// is sent as often as digits that keep the noise low are in a factor. Masks and wide factors
+    /// in wide rings take two or more: masks of 64 bits at one vector four, of 48 bits two. One is
+    /// enough for products by rows.
     ///
     /// # Errors
     /// Where no digits have a noise that the set can hold.
@@ -224,17 +225,28 @@ impl Taken {
         factors: Factors,
         vectors: usize,
     ) -> Result<u32, LatticeError> {
-        factors.flood_above(set, bits, self.noise(set, bits, vectors))
+        factors.flood_above(set, bits, self.noise(set, bits, factors, vectors))
     }
 
     /// The bound of the module, in units of `1/q`.
-    pub(super) fn noise(&self, set: ParameterSet, bits: u32, vectors: usize) -> f64 {
+    pub(super) fn noise(
+        &self,
+        set: ParameterSet,
+        bits: u32,
+        factors: Factors,
+        vectors: usize,
+    ) -> f64 {
         let own = Factors::Signed(self.width).noise(set, bits, self.columns);
         let depth = levels(set, vectors);
         let rows = (set.n() / vectors) as f64;
-        let met = rows / vectors as f64 + f64::from(depth) / 2.0 + 1.0;
         let magnitude = f64::from(self.width - 1).exp2();
-        let split = DEVIATIONS * noise(set, depth) * (met * self.columns as f64).sqrt();
-        own + split * magnitude
+        // With the signs that are worst.
+        let worst = (rows / vectors as f64 + f64::from(depth) / 2.0 + 1.0).sqrt();
+        let met = match factors {
+            Factors::Signed(_) => worst * magnitude,
+            // Around their mean, and that.
+            Factors::Masks => magnitude + worst / 2.0,
+        };
+        own + DEVIATIONS * noise(set, depth) * (self.columns as f64).sqrt() * met
     }
 }
