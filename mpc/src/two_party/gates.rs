@@ -127,6 +127,12 @@ impl<C: Channel, S: Source> Gates<C, S> {
         gates
     }
 
+    /// Whether neither values nor counts are wanted: a function then has nothing to do but to give
+    /// its result's shape.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     fn in_mode(mode: Mode<C, S>) -> Self {
         Self {
             mode,

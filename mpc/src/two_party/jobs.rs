@@ -142,6 +142,15 @@ impl Plan {
         }
     }
 
+    /// This party's product of its own masks, of `n` elements; where there is only counting there
+    /// are none.
+    pub(super) fn own(&self, n: usize, product: impl FnOnce() -> Vec<u64>) -> Vec<u64> {
+        match self.party {
+            Some(_) => product(),
+            None => vec![0; n],
+        }
+    }
+
     /// This party's share of a new wire's mask.
     pub(super) fn mask(&mut self, x: &RingTensor) -> RingTensor {
         let data = self.draw(x.len(), x.bits);

@@ -99,7 +99,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
                 layer: self.layer,
                 kind,
                 bits,
-                own: f(&x.mask.data, &y.mask.data, a),
+                own: plan.own(rows * cols, || f(&x.mask.data, &y.mask.data, a)),
                 left: x.mask.clone(),
                 right: y.mask.clone(),
                 groups: a.groups.to_vec(),
@@ -153,7 +153,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
         if let Masks::Plan(plan) = &mut self.masks {
             plan.note(Job::Squares(SquareJob {
                 layer: self.layer,
-                own: rows(mask, mask),
+                own: plan.own(mask.rows, || rows(mask, mask)),
                 mask: mask.clone(),
             }));
             return Ok(Some(RingTensor::new(
@@ -195,7 +195,7 @@ impl<C: Channel, S: Source> TwoParty<C, S> {
             plan.note(Job::Scale(ScaleJob {
                 layer: self.layer,
                 bits,
-                own: product(&x.mask, &scale.mask),
+                own: plan.own(x.mask.len(), || product(&x.mask, &scale.mask)),
                 mask: x.mask.data.clone(),
                 scalars: scale.mask.data.clone(),
                 elements,
