@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// The version since which a step's own messages are what they are: figures that were measured of
 /// them hold since then.

@@ -39,7 +39,8 @@ struct Run {
     randomness: Vec<u64>,
 }
 
-/// Tokens that E0 expects at first; then it expects none, and prepares one after the other.
+/// Tokens that E0 expects at first, at most; then it expects none, and prepares one after the
+/// other.
 const EXPECTED: usize = 5;
 
 const EXTENSION: Extension = Extension::SoftSpoken(GroupBits::Four);
@@ -79,10 +80,11 @@ fn steps(mut engine: End, public: &PublicWeights, inputs: &[Input<'_>]) -> Run {
     }
 }
 
-/// Runs both parties over a prompt of `tokens` rows and, but for an encoder, `more` more rows.
+/// Runs both parties over a prompt of `tokens` rows and, but for an encoder, `more` more rows, of
+/// which E0 expects so many.
 fn run(
     model: &Model,
-    [tokens, more]: [usize; 2],
+    [tokens, more, expected]: [usize; 3],
     products: Products,
     piece: usize,
 ) -> ([Run; 2], [u32; 2]) {
@@ -111,7 +113,7 @@ fn run(
         let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
         let mut engine = engine.with_products(products);
         engine.gates.piece = piece;
-        engine.expect(EXPECTED);
+        engine.expect(expected);
         let mut inputs = vec![(Some(&padded[..]), Some(&bias[..]), bucket)];
         inputs.extend(next.iter().map(|row| (Some(&row[..]), None, 1)));
         let client = steps(engine, public, &inputs);
@@ -134,7 +136,12 @@ fn equals_in_pieces(model: &Model, tokens: usize, products: Products, piece: usi
 }
 
 fn equals_over(model: &Model, [tokens, more]: [usize; 2], products: Products, piece: usize) {
-    let ([client, server], bits) = run(model, [tokens, more], products, piece);
+    equals_expecting(model, [tokens, more, more.min(EXPECTED)], products, piece);
+}
+
+fn equals_expecting(model: &Model, steps: [usize; 3], products: Products, piece: usize) {
+    let ([client, server], bits) = run(model, steps, products, piece);
+    let [tokens, more, _] = steps;
     let (public, private) = model;
     let spec = &public.spec;
     let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
@@ -203,6 +210,14 @@ fn equals_over(model: &Model, [tokens, more]: [usize; 2], products: Products, pi
 #[test]
 fn every_value_of_a_decoder_is_the_twins() {
     equals_the_twin(&random_weights(&tiny_spec(), 1), 5);
+}
+
+/// More is prepared than the answer takes.
+#[test]
+fn steps_that_do_not_come_are_prepared_in_vain() {
+    let model = random_weights(&tiny_spec(), 1);
+    let steps = [5, 1, EXPECTED];
+    equals_expecting(&model, steps, Products::Ahead, gates::PIECE);
 }
 
 /// What sends fewer bytes for models this small is transfers; both ways must be right.

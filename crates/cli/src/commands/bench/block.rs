@@ -49,7 +49,8 @@ pub struct Args {
     #[arg(long, value_parser = ["dealer", "3pc", "2pc"], default_value = "dealer")]
     setting: String,
     /// In the setting `2pc`, how transfers are made: softspoken, or silent by a set of LPN (b10,
-    /// b11, b12, b13) [default: what sends the fewest bytes over a short answer, as services do]
+    /// b11, b12, b13) [default: of b10 and b11 what sends fewer bytes over a short answer, as
+    /// services do]
     #[arg(long, value_name = "NAME", value_parser = parse_extension)]
     extension: Option<Extension>,
     /// In the setting `2pc`, how products are made: cheaper (by what sends fewer bytes), transfers
