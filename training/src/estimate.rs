@@ -49,6 +49,9 @@ pub struct Estimate {
     pub other_bytes: usize,
     /// One checkpoint on disk; two are kept.
     pub checkpoint_bytes: usize,
+    /// The best steps that are kept beside them, at most one up to each checkpoint and one of all;
+    /// none without `train.keep_best`. While a new one is written there is one more.
+    pub best_bytes: usize,
     /// The trained tensors alone, as the run leaves them.
     pub adapter_bytes: usize,
 }
@@ -114,6 +117,10 @@ impl Estimate {
                     0
                 },
             checkpoint_bytes: 3 * trained * F32,
+            best_bytes: match recipe.train.keep_best {
+                true => 3 * trained * F32,
+                false => 0,
+            },
             adapter_bytes: if full { weights * F32 } else { trained * F32 },
         }
     }

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use marill_training::{Progress, Told, TrainError, TrainOptions, TrainReport, train, train_told};
+use marill_training::{
+    Progress, Told, TrainError, TrainOptions, TrainReport, dry_run, train, train_told,
+};
 
 use crate::place::{Place, TUNE, bytes};
 
@@ -195,6 +197,40 @@ fn a_resumed_run_ends_and_keeps_what_the_whole_one_does() {
         assert_eq!((resumed.steps, resumed.best), (whole.steps, whole.best));
         let adapters = [&whole, &resumed].map(|run| bytes(run.adapter.clone().unwrap()));
         assert_eq!(adapters[0], adapters[1]);
+    }
+}
+
+#[test]
+fn a_dry_run_counts_the_best_steps() {
+    let place = Place::new(true);
+    let keep = ["train.keep_best=true", "train.checkpoint_steps=3"];
+    let of = |more: &[&str]| {
+        let recipe = place.recipe(TUNE, &[&MEASURED[..], more].concat());
+        dry_run(&recipe, &place.options()).unwrap().estimate
+    };
+    assert_eq!(of(&[]).best_bytes, 0);
+    let said = of(&keep).best_bytes as u64;
+    run(&place, &keep);
+    let kept = std::fs::read_dir(place.path("tuned/checkpoints")).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().path());
+    let best = kept.filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("best-")
+    });
+    let sizes = best.map(|path| {
+        std::fs::metadata(path.join("state.safetensors"))
+            .unwrap()
+            .len()
+    });
+    let sizes: Vec<u64> = sizes.collect();
+    assert!((1..=3).contains(&sizes.len()), "{sizes:?}");
+    for size in sizes {
+        // A header of names comes on top of the numbers.
+        let names = size - said / 3;
+        assert!(names < 8192, "{said} foreseen for three, {size} written");
     }
 }
 

@@ -108,8 +108,12 @@ fn print_training(dry_run: &DryRun, low_rank: bool) {
         size(estimate.optimizer_bytes),
         size(estimate.other_bytes + estimate.teacher_bytes)
     );
+    let best = match estimate.best_bytes {
+        0 => String::new(),
+        bytes => format!("{} the best steps, ", size(bytes)),
+    };
     println!(
-        "disk               {} a checkpoint (two are kept), {} {}",
+        "disk               {} a checkpoint (two are kept), {best}{} {}",
         size(estimate.checkpoint_bytes),
         size(estimate.adapter_bytes),
         if low_rank {
