@@ -94,8 +94,8 @@ fn a_session_runs_as_it_was_chosen() {
     };
     let (a, b) = run(party, party);
     assert_eq!(a, b);
-    // 1,000 transfers on a link in memory: no set-up of 300 kB.
-    assert_eq!(a.extension, SOFTSPOKEN);
+    // 1,000 transfers: no set-up of 300 kB, however slow a busy machine's memory was measured.
+    assert!(matches!(a.extension, Extension::SoftSpoken(_)), "{a:?}");
 }
 
 /// What the choice reckons with is what a session sends.
