@@ -146,6 +146,19 @@ fn expand(key: u128) -> [u128; 11] {
     keys.map(bytemuck::cast)
 }
 
+/// Operations on a width's vectors, each by its instruction.
+macro_rules! operations {
+    ($features:literal, $($name:ident($($x:ident),*) = $instruction:path;)*) => {
+        $(
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn $name($($x: Vector),*) -> Vector {
+                $instruction($($x),*)
+            }
+        )*
+    };
+}
+
 /// Everything over a module's `Vector` of `BLOCKS` blocks, compiled for machines with `$features`.
 macro_rules! functions {
     ($features:literal) => {
@@ -365,47 +378,16 @@ mod bits512 {
 
     functions!("avx512f,vaes");
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn zero() -> Vector {
-        _mm512_setzero_si512()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn xor(a: Vector, b: Vector) -> Vector {
-        _mm512_xor_si512(a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn and(a: Vector, b: Vector) -> Vector {
-        _mm512_and_si512(a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn add_words(a: Vector, b: Vector) -> Vector {
-        _mm512_add_epi64(a, b)
-    }
-
-    /// The words of each block changed over.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn swapped(a: Vector) -> Vector {
-        _mm512_shuffle_epi32::<0x4e>(a)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,vaes")]
-    fn round(block: Vector, key: Vector) -> Vector {
-        _mm512_aesenc_epi128(block, key)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,vaes")]
-    fn last_round(block: Vector, key: Vector) -> Vector {
-        _mm512_aesenclast_epi128(block, key)
+    // `swapped` changes the words of each block over.
+    operations! {
+        "avx512f,vaes",
+        zero() = _mm512_setzero_si512;
+        xor(a, b) = _mm512_xor_si512;
+        and(a, b) = _mm512_and_si512;
+        add_words(a, b) = _mm512_add_epi64;
+        swapped(a) = _mm512_shuffle_epi32::<0x4e>;
+        round(block, key) = _mm512_aesenc_epi128;
+        last_round(block, key) = _mm512_aesenclast_epi128;
     }
 
     /// Up to a vector's blocks; zeros where there are fewer.
@@ -450,47 +432,16 @@ mod bits256 {
 
     functions!("avx2,vaes");
 
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn zero() -> Vector {
-        _mm256_setzero_si256()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn xor(a: Vector, b: Vector) -> Vector {
-        _mm256_xor_si256(a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn and(a: Vector, b: Vector) -> Vector {
-        _mm256_and_si256(a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn add_words(a: Vector, b: Vector) -> Vector {
-        _mm256_add_epi64(a, b)
-    }
-
-    /// The words of each block changed over.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn swapped(a: Vector) -> Vector {
-        _mm256_shuffle_epi32::<0x4e>(a)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,vaes")]
-    fn round(block: Vector, key: Vector) -> Vector {
-        _mm256_aesenc_epi128(block, key)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,vaes")]
-    fn last_round(block: Vector, key: Vector) -> Vector {
-        _mm256_aesenclast_epi128(block, key)
+    // `swapped` changes the words of each block over.
+    operations! {
+        "avx2,vaes",
+        zero() = _mm256_setzero_si256;
+        xor(a, b) = _mm256_xor_si256;
+        and(a, b) = _mm256_and_si256;
+        add_words(a, b) = _mm256_add_epi64;
+        swapped(a) = _mm256_shuffle_epi32::<0x4e>;
+        round(block, key) = _mm256_aesenc_epi128;
+        last_round(block, key) = _mm256_aesenclast_epi128;
     }
 
     /// Up to a vector's blocks; zeros where there are fewer.
