@@ -128,6 +128,7 @@ pub(crate) fn handshakes() -> Vec<Vec<u8>> {
             adapter_bytes: 0,
             lpn_set: Some("b12".into()),
             keeps_set_up: true,
+            names_turns: true,
         })),
         frame(&Reply::<ServerWelcome>::Refused {
             code: "busy".into(),

@@ -7,17 +7,21 @@ use marill_net::{Channel, Endpoint, memory_pair};
 use marill_serving::{
     messages::{
         ClientHello, CorrectionsHello, DcfKeysHello, InputHello, PartyHello, ServerWelcome, Step,
-        recv_hello, recv_json, recv_reply,
+        encode_turn, parse_turn, recv_hello, recv_json, recv_reply,
     },
     ticket::{Signer, Ticket},
 };
 
 use crate::corpus;
 
-/// The announcement of a step: five bytes or a refusal, and written as it was read.
+/// The announcement of a step, five bytes, or of a turn's name, or a refusal; written as it was
+/// read.
 pub fn step(bytes: &[u8]) {
     if let Ok(step) = Step::parse(bytes) {
         assert_eq!(step.encode(), bytes, "{step:?} has two spellings");
+    }
+    if let Ok(Some(turn)) = parse_turn(bytes) {
+        assert_eq!(encode_turn(&turn), bytes, "{turn} has two spellings");
     }
 }
 

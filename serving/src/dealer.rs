@@ -28,7 +28,9 @@ use axum::{
     routing::{get, post},
 };
 use marill_mpc::Seed;
+use marill_net::peer_text;
 use marill_numeric::{Rounding, hex, unhex};
+use tracing::Span;
 use zeroize::Zeroizing;
 
 pub(crate) use crate::dealer::owners::owner_key;
@@ -47,6 +49,7 @@ use crate::{
     },
     error::{HttpError, ServingError, StateError},
     kept::{Keeping, Kept},
+    log,
     messages::{NewSession, SessionGrant, check_version},
     metrics::{self, Metrics},
     preprocessing::Vault,
@@ -94,10 +97,8 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
     let keeping = options.keeping;
     let dealer = Dealer::open(&options.state, &options.vault, sessions.clone(), keeping)?;
     let metrics = metrics::listen(options.metrics, &dealer.metrics, &sessions)?;
-    eprintln!(
-        "servers show the key in `{}`",
-        options.state.join(SERVER_KEY_FILE).display()
-    );
+    let key = options.state.join(SERVER_KEY_FILE);
+    log::say(&format!("servers show the key in `{}`", key.display()));
     Ok(web::run(bound, dealer.app(), &sessions, metrics)?)
 }
 
@@ -173,7 +174,7 @@ impl Dealer {
             .route(compat::CORRECTIONS_PATH, get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
             .route(compat::DCF_KEYS_PATH, get(dcf_keys_upgrade));
-        service::app("dealer", own, self)
+        service::app("dealer", own, self, Arc::new(|| None::<String>))
     }
 
     /// Samples the seeds of a session, or reserves one that was preprocessed. The place is taken
@@ -410,6 +411,9 @@ async fn new_session(
     Json(request): Json<serde_json::Value>,
 ) -> Result<Json<SessionGrant>, HttpError> {
     let request: NewSession = body(request)?;
+    let span = Span::current();
+    let partition = peer_text(&request.parameters.partition_id);
+    span.record("partition", partition.as_str());
     if dealer.sessions.is_draining() {
         let message = "the dealer is shutting down";
         return Err(HttpError::new(
@@ -420,7 +424,10 @@ async fn new_session(
         ));
     }
     // The record is synced to disk, which may take milliseconds.
-    let issued = tokio::task::spawn_blocking(move || dealer.issue(request)).await;
+    let issued = tokio::task::spawn_blocking(move || span.in_scope(|| dealer.issue(request))).await;
+    if let Ok(Ok(granted)) = &issued {
+        Span::current().record("session", granted.session.as_str());
+    }
     issued
         .map(|grant| grant.map(Json))
         .unwrap_or_else(|_| Err(bad_request("the dealer failed")))

@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{Path as UrlPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -22,17 +22,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use marill_net::{NetError, peer_text};
+use marill_net::{NetError, RequestId, peer_text};
 
 use crate::{
     client::{Client, ClientOptions},
     error::{HttpError, ServingError, SessionError},
     gateway::answer::{Shape, respond},
+    log,
     metrics::{self, Metrics},
     probe,
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
     service::check_running,
-    web::{self, Sessions},
+    web::{self, PartitionOf, Sessions},
 };
 
 /// Answers that may wait for a free session before further ones are told to come back later.
@@ -71,12 +72,14 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let client = connect(&options.client, progress)?;
     let folder = options.client.state.clone();
     let gateway = Gateway::new(client, sessions.clone(), folder, options.keep);
-    eprintln!(
-        "model `{}`: the prompt stays on this machine",
-        peer_text(&gateway.client().model_name)
-    );
-    if !gateway.client().has_chat_template() {
-        eprintln!("warning: {}", marill_model::NO_TEMPLATE);
+    let served = gateway.client();
+    log::say(&format!(
+        "model `{}`, partition `{}`: the prompt stays on this machine",
+        peer_text(&served.model_name),
+        peer_text(&served.parameters.partition_id)
+    ));
+    if !served.has_chat_template() {
+        log::caution(marill_model::NO_TEMPLATE);
     }
     let services = options.client.clone();
     let make = move || Client::connect(&services, &mut |line| tracing::info!("{line}"));
@@ -128,6 +131,9 @@ impl Gateway {
     }
 
     fn app(self: &Arc<Self>) -> Router {
+        let gateway = self.clone();
+        let partition: PartitionOf =
+            Arc::new(move || Some(gateway.client().parameters.partition_id.clone()));
         Router::new()
             .route("/", get(page::index))
             .route("/style.css", get(page::style))
@@ -141,7 +147,7 @@ impl Gateway {
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn(guard))
-            .layer(middleware::from_fn(web::finish))
+            .layer(middleware::from_fn_with_state(partition, web::finish))
             .with_state(self.clone())
     }
 
@@ -242,17 +248,27 @@ async fn model(
     }
 }
 
-async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
+async fn chat(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(id): Extension<RequestId>,
+    body: Bytes,
+) -> Result<Response, HttpError> {
     let client = gateway.client();
     let mut parsed = request::chat(&body, &client)?;
     parsed.request.keep = gateway.keep;
+    parsed.request.id = Some(id);
     respond(gateway, client, parsed, Shape::Chat).await
 }
 
-async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
+async fn complete(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(id): Extension<RequestId>,
+    body: Bytes,
+) -> Result<Response, HttpError> {
     let client = gateway.client();
     let mut parsed = request::completion(&body, &client)?;
     parsed.request.keep = gateway.keep;
+    parsed.request.id = Some(id);
     respond(gateway, client, parsed, Shape::Completion).await
 }
 

@@ -1,7 +1,7 @@
 //! What the services say to each other around the protocol: handshakes, grants, steps.
 
 use marill_mpc::{HashKey, InputShare, ProgramSpec, Sampling, Seed, Selection};
-use marill_net::{Channel, NetError, peer_text};
+use marill_net::{Channel, NetError, RequestId, peer_text};
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -193,6 +193,9 @@ pub struct ServerWelcome {
     /// In the setting `2pc`: whether both keep their set-ups between sessions.
     #[serde(default, skip_serializing_if = "is_false")]
     pub keeps_set_up: bool,
+    /// Whether a further turn may say its request's name ([`encode_turn`]).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub names_turns: bool,
 }
 
 /// Client to computing party, first frame at `/v1/party`.
@@ -333,6 +336,29 @@ impl Step {
             _ => Err(format!("there is no step of kind {kind} and size {bucket}")),
         }
     }
+}
+
+/// The first byte of a frame that names a turn, which no step begins with.
+const TURN: u8 = 8;
+
+/// Client to server, before the first step of a further turn: its request's name, for the log. The
+/// first turn's came with the session's own request.
+#[must_use]
+pub fn encode_turn(id: &RequestId) -> Vec<u8> {
+    [&[TURN], id.as_str().as_bytes()].concat()
+}
+
+/// The name of a turn; none where the frame is a step's.
+///
+/// # Errors
+/// Why it is no name.
+pub fn parse_turn(frame: &[u8]) -> Result<Option<RequestId>, String> {
+    let Some((&TURN, name)) = frame.split_first() else {
+        return Ok(None);
+    };
+    let id = std::str::from_utf8(name).ok().and_then(RequestId::parse);
+    id.map(Some)
+        .ok_or_else(|| format!("a name of {} bytes that is no request's", name.len()))
 }
 
 /// # Errors
@@ -574,6 +600,19 @@ mod tests {
             &[2, 0, 0, 0, 0, 0],
         ] {
             assert!(Step::parse(frame).is_err(), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_turn_is_no_step() {
+        let id = RequestId::of([7; 12]);
+        let frame = encode_turn(&id);
+        assert!(Step::parse(&frame).is_err());
+        assert_eq!(parse_turn(&frame), Ok(Some(id)));
+        assert_eq!(parse_turn(&Step::Decode.encode()), Ok(None));
+        let long = [TURN; 200];
+        for bad in [&[TURN][..], &[TURN, b' '], &[TURN, b'a', 0xff], &long] {
+            assert!(parse_turn(bad).is_err(), "{bad:?}");
         }
     }
 }

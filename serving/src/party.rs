@@ -17,7 +17,7 @@ use axum::{
     routing::get,
 };
 use marill_mpc::{OutsourcedSession, ProgramSpec};
-use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_net::{Channel, RequestId, SharedChannel, WebSocketChannel};
 
 use crate::{
     client::{ClientOptions, SessionOpener, fetch, open_cached},
@@ -119,15 +119,23 @@ impl Party {
             .route("/ready", get(ready))
             .route("/v1/party", get(party_upgrade))
             .route(crate::compat::PARTY_PATH, get(party_upgrade));
-        service::app("party", own, self)
+        let party = self.clone();
+        let partition = move || Some(party.opener.current().parameters.partition_id.clone());
+        service::app("party", own, self, Arc::new(partition))
     }
 
-    fn session(&self, channel: WebSocketChannel, turn: Turn) -> Result<(), ServingError> {
+    fn session(
+        &self,
+        channel: WebSocketChannel,
+        turn: Turn,
+        id: &RequestId,
+    ) -> Result<(), ServingError> {
         let mut client = SharedChannel::new(channel);
         let began = Instant::now();
-        let result = match self.open(&mut client, turn) {
+        let result = match self.open(&mut client, turn, id) {
             Ok((_slot, opener, mut session)) => {
                 self.metrics.opened(began.elapsed());
+                tracing::info!("a session begins");
                 self.serve(&mut client, &opener.spec, &mut session)
             }
             Err(error) => {
@@ -155,6 +163,7 @@ impl Party {
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
         mut turn: Turn,
+        id: &RequestId,
     ) -> Result<(SessionSlot, Arc<SessionOpener>, OutsourcedSession), ServingError> {
         let hello: PartyHello = recv_hello(client, CLIENT)?;
         client.lock().handshake_done();
@@ -162,7 +171,9 @@ impl Party {
         Metrics::add(&self.metrics.sessions_started, 1);
         let opener = self.opener.current();
         let parameters = agree(&opener, &hello)?;
-        let (session, opened) = opener.open_shared(&parameters, hello.ticket, hello.sampling)?;
+        let named = opener.named(id);
+        let (session, opened) = named.open_shared(&parameters, hello.ticket, hello.sampling)?;
+        tracing::Span::current().record("session", session.as_str());
         let welcome = PartyWelcome {
             parameters,
             session,
@@ -256,7 +267,10 @@ async fn party_upgrade(State(party): State<Arc<Party>>, request: Request) -> Res
     };
     let turn = Turn::new(guest, &party.sessions);
     let metrics = party.metrics.clone();
-    service::session(request, &metrics, move |channel, _| {
-        party.session(channel, turn)
+    let id = web::id_of(request.extensions());
+    service::session(request, &metrics, move |channel, count| {
+        party
+            .session(channel, turn, &id)
+            .inspect(|()| service::say_ended(count))
     })
 }

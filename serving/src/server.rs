@@ -23,7 +23,7 @@ use axum::{
     routing::{get, post},
 };
 use marill_mpc::TwoParty;
-use marill_net::{Endpoint, http::HttpClient};
+use marill_net::{Endpoint, http::HttpClient, peer_text};
 use marill_numeric::unhex;
 use marill_partition::{Manifest, Partition};
 use zeroize::Zeroizing;
@@ -34,6 +34,7 @@ use crate::{
         HttpError, PreprocessingError, Refusal, ServingError, SessionError, StartError, StateError,
     },
     kept::{Keeping, Kept},
+    log,
     messages::{GrantedTicket, NewTicket},
     metrics::{self, Metrics},
     preprocessing::{CorrelationStore, SealingKey},
@@ -176,6 +177,8 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         (options.max_sessions, options.keeping, options.set_ups),
     )?;
     let metrics = metrics::listen(options.metrics, &server.metrics, &server.sessions)?;
+    let partition = peer_text(&server.model.parameters.partition_id);
+    log::say(&format!("partition `{partition}`"));
     Ok(web::run(bound, server.app(), &server.sessions, metrics)?)
 }
 
@@ -332,7 +335,8 @@ impl Server {
             .route("/v1/ahead", get(former_query))
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade));
-        service::app("server", own, self)
+        let id = self.model.parameters.partition_id.clone();
+        service::app("server", own, self, Arc::new(move || Some(id.clone())))
     }
 
     /// For whom a set-up with a client is kept.
@@ -595,7 +599,8 @@ async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) ->
         }
     };
     let metrics = server.metrics.clone();
+    let id = web::id_of(request.extensions());
     service::session(request, &metrics, move |channel, count| {
-        session::run(&server, channel, principal, turn).inspect(|()| service::say_ended(count))
+        session::run(&server, channel, principal, turn, &id).inspect(|()| service::say_ended(count))
     })
 }

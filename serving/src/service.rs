@@ -17,22 +17,24 @@ use crate::{
     metrics::Metrics,
     probe,
     slots::Sessions,
-    web,
+    web::{self, PartitionOf},
 };
 
 /// The longest pause of a peer between two steps.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The `own` addresses of a service of this name, and those that each has.
+/// The `own` addresses of a service of this name, and those that each has; `partition` is what its
+/// requests are about.
 pub(crate) fn app<S: Send + Sync + 'static>(
     name: &'static str,
     own: Router<Arc<S>>,
     service: &Arc<S>,
+    partition: PartitionOf,
 ) -> Router {
     let health = move || async move { Json(probe::health(name)) };
     own.route("/health", get(health))
         .fallback(|| async { HttpError::not_found("such address") })
-        .layer(middleware::from_fn(web::finish))
+        .layer(middleware::from_fn_with_state(partition, web::finish))
         .with_state(service.clone())
 }
 

@@ -1,79 +1,162 @@
 //! What every HTTP service here shares: listening, errors, upgrades that leave the async world, an
 //! orderly end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use hyper_util::rt::TokioIo;
 use marill_net::{
-    Endpoint, WebSocketChannel, WireCount,
+    Endpoint, RequestId, WebSocketChannel, WireCount,
     endpoint::check_listen,
     socket::{CountedTcp, Socket},
     tls::TlsSocket,
 };
-use marill_numeric::hex;
 use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
+use tracing::{Instrument, Span};
 use tungstenite::{handshake::derive_accept_key, protocol::Role};
 
 pub use crate::slots::{SessionSlot, Sessions};
 use crate::{
     connections::{self, Place, Slot, Stream, TrackedStream},
     error::{HttpError, StartError},
-    secret_files::random,
+    log::{self, LogFormat},
+    request_id,
     tls::Identity,
 };
 
 /// How long a peer may take for its handshake, apart from how long it may pause between steps.
 const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Names each request by `x-request-id`, and turns refusals of the framework (a body that is too
-/// large, a method that is not there) into error objects.
-pub async fn finish(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// Which partition a service's requests are about, for its log; none: each says so itself.
+pub(crate) type PartitionOf = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// Names each request by `x-request-id`, the client's own or a fresh one, in the answer, its error
+/// and the log; and turns refusals of the framework (a body that is too large, a method that is not
+/// there) into error objects.
+pub(crate) async fn finish(
+    State(partition): State<PartitionOf>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let named = named(request.headers());
+    let id = named
+        .as_ref()
+        .map_or_else(|_| request_id::fresh(), Clone::clone);
+    request.extensions_mut().insert(id.clone());
+    let span = log::request(&id, partition().as_deref());
+    let answering = async {
+        let began = Instant::now();
+        let what = (request.method().clone(), pattern(&request));
+        let response = match named {
+            Ok(_) => next.run(request).await,
+            Err(refused) => refused.into_response(),
+        };
+        let mut response = understandable(response);
+        say_answered(what, &response, began.elapsed());
+        if let Some(refused) = response.extensions_mut().remove::<HttpError>() {
+            *response.body_mut() = Body::from(refused.of(&id).object().to_string());
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        response
+    };
+    let mut response = answering.instrument(span).await;
+    let value = HeaderValue::from_str(id.as_str()).expect("a request's name is plain");
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(RequestId::HEADER), value);
+    response
+}
+
+/// The name that a client gave its request, or a fresh one.
+fn named(headers: &HeaderMap) -> Result<RequestId, HttpError> {
+    let Some(value) = headers.get(RequestId::HEADER) else {
+        return Ok(request_id::fresh());
+    };
+    let id = value.to_str().ok().and_then(RequestId::parse);
+    id.ok_or_else(|| {
+        let message = format!(
+            "`{}` needs to be 1 to {} letters, digits and `-_.:`",
+            RequestId::HEADER,
+            RequestId::MAX_BYTES
+        );
+        let kind = "invalid_request_error";
+        let code = "invalid_request_id";
+        let mut refused = HttpError::new(StatusCode::BAD_REQUEST, kind, code, message);
+        refused.param = Some(RequestId::HEADER.into());
+        refused
+    })
+}
+
+/// The address without what a client may have written into it.
+fn pattern(request: &Request) -> String {
+    let matched = request.extensions().get::<MatchedPath>();
+    matched.map_or("(unknown)", MatchedPath::as_str).to_string()
+}
+
+/// What was read without trouble is no news.
+fn say_answered((method, path): (Method, String), response: &Response, took: Duration) {
+    let status = response.status().as_u16();
+    let code = response.extensions().get::<HttpError>();
+    let code = code.and_then(|refused| refused.code);
+    let milliseconds = took.as_millis();
+    match status {
+        ..400 if method == Method::GET => {
+            tracing::debug!(%method, path, status, milliseconds, "answered");
+        }
+        ..500 => tracing::info!(%method, path, status, code, milliseconds, "answered"),
+        _ => tracing::warn!(%method, path, status, code, milliseconds, "answered"),
+    }
+}
+
+/// Refusals of the framework as error objects.
+fn understandable(response: Response) -> Response {
     let is_json = response
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind == "application/json");
     let status = response.status();
-    if (status.is_client_error() || status.is_server_error()) && !is_json {
-        let (code, message) = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                ("request_too_large", "the body of the request is too large")
-            }
-            StatusCode::METHOD_NOT_ALLOWED => (
-                "method_not_allowed",
-                "this address does not take that method",
-            ),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => (
-                "unsupported_media_type",
-                "the body needs to be `application/json`",
-            ),
-            status if status.is_client_error() => ("bad_request", "the request is not understood"),
-            _ => ("internal", "the service failed"),
-        };
-        let kind = if status.is_client_error() {
-            "invalid_request_error"
-        } else {
-            "server_error"
-        };
-        response = HttpError::new(status, kind, code, message).into_response();
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
     }
-    if let Ok(bytes) = random::<12>()
-        && let Ok(id) = HeaderValue::from_str(&format!("req-{}", hex(bytes.as_slice())))
-    {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static("x-request-id"), id);
-    }
-    response
+    let (code, message) = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ("request_too_large", "the body of the request is too large")
+        }
+        StatusCode::METHOD_NOT_ALLOWED => (
+            "method_not_allowed",
+            "this address does not take that method",
+        ),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+            "unsupported_media_type",
+            "the body needs to be `application/json`",
+        ),
+        status if status.is_client_error() => ("bad_request", "the request is not understood"),
+        _ => ("internal", "the service failed"),
+    };
+    let kind = if status.is_client_error() {
+        "invalid_request_error"
+    } else {
+        "server_error"
+    };
+    HttpError::new(status, kind, code, message).into_response()
+}
+
+/// The name of a request that [`finish`] has seen.
+pub(crate) fn id_of(extensions: &axum::http::Extensions) -> RequestId {
+    let id = extensions.get::<RequestId>();
+    id.cloned().unwrap_or_else(request_id::fresh)
 }
 
 /// Where a request comes from, as far as limits care.
@@ -125,14 +208,16 @@ pub fn upgrade(
         slot.take();
     }
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    let span = Span::current();
+    let on_thread = span.clone();
+    let upgrading = async move {
         let Ok(upgraded) = upgraded.await else { return };
         match hijack(upgraded, timeout) {
             Ok((channel, count, place)) => {
                 let spawned = std::thread::Builder::new()
                     .name("session".into())
                     .spawn(move || {
-                        run(channel, count);
+                        on_thread.in_scope(|| run(channel, count));
                         drop(place);
                     });
                 if let Err(error) = spawned {
@@ -141,7 +226,8 @@ pub fn upgrade(
             }
             Err(error) => tracing::warn!("an upgraded connection was lost: {error}"),
         }
-    });
+    };
+    tokio::spawn(upgrading.instrument(span));
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
@@ -228,10 +314,10 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, StartEr
 pub(crate) fn bind_for_metrics(address: SocketAddr) -> Result<Bound, StartError> {
     let bound = listen(address, None)?;
     if !address.ip().is_loopback() {
-        eprintln!(
-            "warning: whoever reaches `{}` sees lengths and times of all sessions",
+        log::caution(&format!(
+            "whoever reaches `{}` sees lengths and times of all sessions",
             bound.address
-        );
+        ));
     }
     Ok(bound)
 }
@@ -265,14 +351,7 @@ pub fn run(
     sessions: &Sessions,
     metrics: MetricsListener,
 ) -> Result<(), StartError> {
-    // Fails when the caller has set up its own log already, which then serves.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time()
-        .try_init();
+    log::start(LogFormat::Text);
     let address = bound.address;
     let endpoint = bound.endpoint()?;
     let listen = |source| StartError::Listen {
@@ -288,13 +367,14 @@ pub fn run(
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = spawn(bound, app, async { drop(stopped.await) }).map_err(listen)?;
         if let Some((bound, app)) = metrics.0 {
-            eprintln!("metrics at http://{}/metrics", bound.address);
+            log::say(&format!("metrics at http://{}/metrics", bound.address));
             // Told until the end.
             spawn(bound, app, std::future::pending()).map_err(listen)?;
         }
-        eprintln!("listening on {endpoint}");
+        log::say(&format!("listening on {endpoint}"));
         signal().await;
-        eprintln!("shutting down: {} sessions still run", sessions.active());
+        let active = sessions.active();
+        log::say(&format!("shutting down: {active} sessions still run"));
         tokio::spawn(async {
             signal().await;
             std::process::exit(130);

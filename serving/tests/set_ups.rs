@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use marill_mpc::{
@@ -118,8 +119,12 @@ fn who_keeps_none_gets_its_answer_all_the_same() {
     // And a client that does not, of a server that does.
     let alone = Alone::new(SetUpLimits::server(8, 30));
     let opener = alone.opener("client");
-    let state = opener.state.with_set_ups(SetUpLimits::NONE);
-    let opener = SessionOpener { state, ..opener };
+    let state = Arc::into_inner(opener.state).unwrap();
+    let state = state.with_set_ups(SetUpLimits::NONE);
+    let opener = SessionOpener {
+        state: state.into(),
+        ..opener
+    };
     assert_eq!(alone.run(&opener), first);
     assert_eq!(files(&alone.folder(SERVER)).len(), 0);
 }

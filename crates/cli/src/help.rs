@@ -40,6 +40,7 @@ const COMMON: [Group; 6] = [
             "tls_cert",
             "tls_key",
             "metrics_listen",
+            "log_format",
         ],
     ),
     (
@@ -62,6 +63,7 @@ const RARE: &[&str] = &[
     "tls_cert",
     "tls_key",
     "metrics_listen",
+    "log_format",
     "keep_seconds",
     "keep_sessions",
     "no_keep",

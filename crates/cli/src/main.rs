@@ -12,7 +12,10 @@ mod process;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use marill_serving::wipe::{WipingAllocator, hold_secrets};
+use marill_serving::{
+    log::{self, LogFormat},
+    wipe::{WipingAllocator, hold_secrets},
+};
 
 use crate::{
     args::variables::{refuse_unknown_variables, with_variables},
@@ -120,6 +123,18 @@ impl Command {
             | Self::Completions { .. } => false,
         }
     }
+
+    /// How it writes its log, where it is a service.
+    fn log_format(&self) -> Option<LogFormat> {
+        let log = match self {
+            Self::Serve(args) => &args.log,
+            Self::Dealer(args) => &args.log,
+            Self::Party(args) => &args.log,
+            Self::Gateway(args) => &args.log,
+            _ => return None,
+        };
+        Some(log.format())
+    }
 }
 
 /// Exit code of a program that a closed pipe ended: 128 and the signal's number.
@@ -157,6 +172,9 @@ fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
     compat::read_former_variables();
     let cli = parse();
+    if let Some(format) = cli.command.log_format() {
+        log::start(format);
+    }
     if cli.command.holds_secrets() {
         hold_secrets();
     }

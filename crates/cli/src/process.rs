@@ -155,7 +155,8 @@ impl Service {
                     say(&line);
                     match line.split_once(LISTENING) {
                         Some((_, url)) => {
-                            let url = url.split_whitespace().next();
+                            // A line of the log in JSON goes on behind it.
+                            let url = url.split(|c: char| c.is_whitespace() || c == '"').next();
                             return Ok(url.unwrap_or_default().to_string());
                         }
                         None => said.push(line),

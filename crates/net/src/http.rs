@@ -12,7 +12,7 @@ use tungstenite::{
 };
 
 use crate::{
-    Cutter, Endpoint, NetError,
+    Cutter, Endpoint, NetError, RequestId,
     socket::{Interest, Socket, WireCount, wait},
     websocket::WebSocketChannel,
 };
@@ -45,6 +45,8 @@ pub struct HttpClient {
     limit: Duration,
     /// What may end its connections from another thread.
     cutter: Option<Cutter>,
+    /// Sent as `x-request-id` where present.
+    request_id: Option<RequestId>,
 }
 
 impl HttpClient {
@@ -55,7 +57,15 @@ impl HttpClient {
             count: Arc::default(),
             limit: TOTAL_TIMEOUT,
             cutter: None,
+            request_id: None,
         }
+    }
+
+    /// The same for requests of this name.
+    #[must_use]
+    pub fn named(mut self, id: &RequestId) -> Self {
+        self.request_id = Some(id.clone());
+        self
     }
 
     /// The same with connections that `cutter` can end.
@@ -220,6 +230,9 @@ impl HttpClient {
         );
         if let Some(bearer) = &self.bearer {
             head.push_str(&format!("authorization: Bearer {bearer}\r\n"));
+        }
+        if let Some(id) = &self.request_id {
+            head.push_str(&format!("{}: {id}\r\n", RequestId::HEADER));
         }
         head
     }

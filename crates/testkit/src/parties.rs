@@ -117,7 +117,7 @@ impl World {
             public: self.public.clone(),
             party: None,
             insists_on_comparison: true,
-            state: ClientState::open(place, place).unwrap(),
+            state: ClientState::open(place, place).unwrap().into(),
         }
     }
 

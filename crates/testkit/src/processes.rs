@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -216,6 +216,8 @@ pub struct Service {
     pub url: String,
     /// Where its metrics are.
     metrics: Option<String>,
+    /// Its lines on standard error so far.
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Service {
@@ -229,12 +231,15 @@ impl Service {
             child,
             url: String::new(),
             metrics: None,
+            said: Arc::default(),
         };
+        let kept = service.said.clone();
         let stderr = service.child.stderr.take().unwrap();
         let (lines, heard) = mpsc::channel();
         // Reads to the end, so that the service never waits for room in the pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line.clone());
                 let _ = lines.send(line);
             }
         });
@@ -243,11 +248,15 @@ impl Service {
             let line = heard
                 .recv_timeout(START_TIMEOUT)
                 .unwrap_or_else(|_| panic!("no start: {said:?}"));
-            if let Some(url) = line.strip_prefix("listening on ") {
+            // With `--log-format json` it is the message of a line.
+            let message = serde_json::from_str::<Value>(&line).ok();
+            let message = message.as_ref().and_then(|line| line["message"].as_str());
+            let message = message.unwrap_or(&line);
+            if let Some(url) = message.strip_prefix("listening on ") {
                 service.url = url.to_string();
                 return service;
             }
-            if let Some(url) = line.strip_prefix("metrics at http://") {
+            if let Some(url) = message.strip_prefix("metrics at http://") {
                 service.metrics = url.strip_suffix("/metrics").map(str::to_string);
             }
             said.push(line);
@@ -256,6 +265,29 @@ impl Service {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The lines that it has written to standard error.
+    pub fn log(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// The lines of its log that contain all of `texts`, once there is one.
+    pub fn logged(&self, texts: &[&str]) -> Vec<String> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let mut lines = self.log();
+            lines.retain(|line| texts.iter().all(|text| line.contains(text)));
+            if !lines.is_empty() {
+                return lines;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {texts:?} in {:#?}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn authority(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use marill_mpc::{Comparison, Sampling};
+use marill_net::RequestId;
 
 use crate::{
     client::{
@@ -32,6 +33,8 @@ pub struct Request {
     /// Go on in the session of an earlier answer whose tokens this prompt begins with, and let
     /// this one wait for a further prompt, where the server keeps sessions.
     pub keep: bool,
+    /// Its name in the logs of all services that take part; none: a fresh one.
+    pub id: Option<RequestId>,
 }
 
 /// What happens while an answer is made.
@@ -64,6 +67,8 @@ impl Finish {
 
 /// An answer and what it cost.
 pub struct Answer {
+    /// Its request's name in the services' logs.
+    pub request_id: RequestId,
     pub text: String,
     /// The end token included.
     pub tokens: Vec<u32>,
@@ -89,8 +94,14 @@ pub struct Answer {
 
 impl Answer {
     /// An answer without a token yet, of a session that took so long to open.
-    pub(super) fn begun(request: &Request, session: &SecureSession, opened_in: Duration) -> Self {
+    pub(super) fn begun(
+        request: &Request,
+        id: &RequestId,
+        session: &SecureSession,
+        opened_in: Duration,
+    ) -> Self {
         Self {
+            request_id: id.clone(),
             text: String::new(),
             tokens: Vec::new(),
             prompt_tokens: request.prompt.len(),

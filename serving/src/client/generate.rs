@@ -2,6 +2,8 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
+use marill_net::RequestId;
+
 use crate::{
     client::{
         Answer, Client, CorrelationPreference, Event, Finish, Request, SecureSession,
@@ -10,6 +12,7 @@ use crate::{
         kept::{Borrowed, KeptSession},
     },
     error::ServingError,
+    request_id,
     terms::Setting,
 };
 
@@ -106,7 +109,8 @@ impl Client {
         let limit = self
             .room(request.prompt.len())?
             .min(request.max_tokens.unwrap_or(usize::MAX));
-        if let Some(answer) = self.go_on(request, limit, on_event)? {
+        let id = request.id.clone().unwrap_or_else(request_id::fresh);
+        if let Some(answer) = self.go_on(request, &id, limit, on_event)? {
             return Ok(answer);
         }
         let mut prefix = self.prefixes.take();
@@ -117,11 +121,9 @@ impl Client {
         let started = Instant::now();
         let bucket = self.spec.bucket(request.prompt.len());
         let source = self.preference();
-        let session = opening(&mut || {
-            self.sessions
-                .open_for(bucket, limit, source, request.sampling)
-        })?;
-        let answer = Answer::begun(request, &session, started.elapsed());
+        let sessions = self.sessions.named(&id);
+        let session = opening(&mut || sessions.open_for(bucket, limit, source, request.sampling))?;
+        let answer = Answer::begun(request, &id, &session, started.elapsed());
         let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
         let token = match generation.begin(on_event) {
             true => Some(generation.prefill(input)?),
@@ -136,6 +138,7 @@ impl Client {
     fn go_on(
         &self,
         request: &Request,
+        id: &RequestId,
         limit: usize,
         on_event: OnEvent<'_>,
     ) -> Result<Option<Answer>, ServingError> {
@@ -159,7 +162,8 @@ impl Client {
             _ => 0,
         };
         session.expect((limit - 1).saturating_sub(left));
-        let mut answer = Answer::begun(request, &session, started.elapsed());
+        session.name_turn(id);
+        let mut answer = Answer::begun(request, id, &session, started.elapsed());
         answer.cached_tokens = seen;
         let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
         generation.offline_before = offline_before;

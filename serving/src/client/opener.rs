@@ -6,7 +6,9 @@ use marill_mpc::{
     ClientSession, Comparison, Extension, MaskedAdapter, OutsourcedSession, ProgramSpec,
     PublicWeights, Sampling, Seed, Selection, TwoParty, two_party::LpnSet,
 };
-use marill_net::{Channel, Cutter, Meter, Metered, SharedChannel, http::HttpClient, peer_text};
+use marill_net::{
+    Channel, Cutter, Meter, Metered, RequestId, SharedChannel, http::HttpClient, peer_text,
+};
 use marill_numeric::{hex, unhex};
 use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
@@ -49,13 +51,14 @@ pub enum CorrelationPreference {
 }
 
 /// Opens sessions of one model.
+#[derive(Clone)]
 pub struct SessionOpener {
     pub server: HttpClient,
     pub dealer: HttpClient,
     pub parameters: SessionParameters,
     pub spec: ProgramSpec,
     pub public: Arc<PublicWeights>,
-    pub state: ClientState,
+    pub state: Arc<ClientState>,
     /// E0, where it is not the client itself.
     pub party: Option<HttpClient>,
     /// Whether the parameters' comparison protocol is the only one that will do, where a computing
@@ -108,6 +111,8 @@ impl SessionOpener {
             }
             .into());
         }
+        let state = ClientState::open(&options.state, &options.cache)?;
+        let state = state.with_set_ups(options.set_ups);
         Ok(Self {
             server: HttpClient::new(options.server.clone(), options.api_key.clone()),
             dealer: HttpClient::new(options.dealer.clone(), None),
@@ -116,7 +121,7 @@ impl SessionOpener {
                 .clone()
                 .map(|endpoint| HttpClient::new(endpoint, None)),
             insists_on_comparison: options.comparison.insists(),
-            state: ClientState::open(&options.state, &options.cache)?.with_set_ups(options.set_ups),
+            state: Arc::new(state),
             parameters,
             spec,
             public,
@@ -130,6 +135,16 @@ impl SessionOpener {
         self.dealer = self.dealer.ended_by(cutter);
         self.party = self.party.map(|party| party.ended_by(cutter));
         self
+    }
+
+    /// The same for a request of this name, which all services hear.
+    #[must_use]
+    pub fn named(&self, id: &RequestId) -> Self {
+        let mut named = self.clone();
+        named.server = named.server.named(id);
+        named.dealer = named.dealer.named(id);
+        named.party = named.party.map(|party| party.named(id));
+        named
     }
 
     /// Asks the dealer for a session whose correlations it streams, then opens the session at the
@@ -167,6 +182,7 @@ impl SessionOpener {
                 spec,
                 correlations: Correlations::Live,
                 comparison,
+                names_turns: false,
             });
         }
         let _turn = self
@@ -234,6 +250,7 @@ impl SessionOpener {
             spec: self.spec.clone(),
             correlations,
             comparison: self.parameters.comparison,
+            names_turns: welcome.names_turns,
         })
     }
 
@@ -373,7 +390,7 @@ impl SessionOpener {
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
         let dcf_keys = self.dcf_keys(&self.parameters, &granted)?;
-        let (peer, meter, adapter) =
+        let (peer, meter, (adapter, welcome)) =
             self.exchange_hellos(&self.parameters, &granted, correlations, sampling)?;
         let hash_key = hash_key(&granted.session);
         let seed0 = self.seed(granted)?;
@@ -396,6 +413,7 @@ impl SessionOpener {
             spec: self.spec.clone(),
             correlations,
             comparison: self.parameters.comparison,
+            names_turns: welcome.names_turns,
         })
     }
 
@@ -413,7 +431,7 @@ impl SessionOpener {
         let granted = self.grant(parameters, ticket, Vec::new())?;
         let session = granted.session.clone();
         let dcf_keys = self.dcf_keys(parameters, &granted)?;
-        let (peer, _, adapter) =
+        let (peer, _, (adapter, _)) =
             self.exchange_hellos(parameters, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
         let opened = OutsourcedSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
@@ -458,7 +476,7 @@ impl SessionOpener {
         granted: &Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
-    ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
+    ) -> Result<(Peer, Arc<Meter>, (Arc<MaskedAdapter>, ServerWelcome)), ServingError> {
         self.state.claim(&granted.session)?;
         let kept = self.state.kept(parameters, &self.spec, correlations);
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
@@ -479,7 +497,7 @@ impl SessionOpener {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
         };
-        Ok((peer, meter, adapter))
+        Ok((peer, meter, (adapter, welcome)))
     }
 
     /// A connection to the server on which both have said hello under these parameters.

@@ -6,7 +6,7 @@ use marill_mpc::{
     ClientSession, Comparison, ProgramSpec, ProtocolError, TwoParty,
     two_party::{Phase, STEPS_AHEAD},
 };
-use marill_net::{Channel, Meter};
+use marill_net::{Channel, Meter, RequestId};
 
 use crate::{
     client::{
@@ -16,7 +16,7 @@ use crate::{
         precompute::PrecomputedSteps,
     },
     error::SessionError,
-    messages::{Step, recv_granted},
+    messages::{Step, encode_turn, recv_granted},
     set_ups::{Owner, SetUps},
     terms::Correlations,
 };
@@ -29,6 +29,8 @@ pub struct SecureSession {
     pub correlations: Correlations,
     /// What its comparisons are made of.
     pub comparison: Comparison,
+    /// Whether the server takes the name of a further turn.
+    pub(super) names_turns: bool,
 }
 
 pub(super) enum Inner {
@@ -208,6 +210,15 @@ impl SecureSession {
     pub fn wait(&mut self) {
         if let Inner::Own { peer, .. } | Inner::TwoParty { peer, .. } = &mut self.inner {
             drop(peer.send(Step::Wait.encode()));
+        }
+    }
+
+    /// Tells the server which request the further turn that comes next belongs to, for its log.
+    pub(super) fn name_turn(&mut self, id: &RequestId) {
+        if let Inner::Own { peer, .. } | Inner::TwoParty { peer, .. } = &mut self.inner
+            && self.names_turns
+        {
+            drop(peer.send(encode_turn(id)));
         }
     }
 

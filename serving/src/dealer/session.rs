@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed, spec::MAX_POSITIONS};
-use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_net::{Channel, SharedChannel, WebSocketChannel, peer_text};
 use marill_numeric::unhex;
+use tracing::Span;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -33,6 +34,7 @@ pub(super) fn run(
             return Err(error);
         }
     };
+    tracing::info!("a session begins");
     let result = stream(dealer, &mut channel, &mut session, &mut held);
     channel
         .lock()
@@ -65,6 +67,10 @@ fn open(
         }
         .into());
     };
+    let span = Span::current();
+    let partition = peer_text(&grant.parameters.partition_id);
+    span.record("partition", partition.as_str());
+    span.record("session", hello.session.as_str());
     grant.parameters.check(&hello.parameters)?;
     grant
         .parameters
@@ -178,6 +184,7 @@ fn rest(
     // Nothing is under way that could fail.
     let more = dealer.kept.wait(channel, None).unwrap_or(false);
     if more {
+        tracing::info!("a session goes on");
         held.hold("dealer")?;
         pace.resume(left);
     }

@@ -4,11 +4,12 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use marill_net::RequestId;
 
 use crate::error::refusal::Refusal;
 
 /// The error object of the OpenAI interface, used by every service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpError {
     pub status: StatusCode,
     pub message: String,
@@ -17,6 +18,8 @@ pub struct HttpError {
     pub code: Option<&'static str>,
     /// Seconds after which the request may succeed.
     pub retry_after_seconds: Option<u64>,
+    /// The request that it answers, by which it is found in logs.
+    pub request_id: Option<Box<RequestId>>,
 }
 
 impl HttpError {
@@ -37,7 +40,15 @@ impl HttpError {
             param: None,
             code: Some(code),
             retry_after_seconds,
+            request_id: None,
         }
+    }
+
+    /// The same as the answer to this request.
+    #[must_use]
+    pub fn of(mut self, id: &RequestId) -> Self {
+        self.request_id = Some(Box::new(id.clone()));
+        self
     }
 
     pub fn not_found(what: &str) -> Self {
@@ -51,9 +62,13 @@ impl HttpError {
 
     /// The body alone.
     pub fn object(&self) -> serde_json::Value {
-        serde_json::json!({ "error": {
+        let mut object = serde_json::json!({ "error": {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
-        }})
+        }});
+        if let Some(id) = &self.request_id {
+            object["error"]["request_id"] = id.as_str().into();
+        }
+        object
     }
 }
 
@@ -65,6 +80,8 @@ impl IntoResponse for HttpError {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, seconds.into());
         }
+        // Whoever knows the request's name adds it.
+        response.extensions_mut().insert(self);
         response
     }
 }

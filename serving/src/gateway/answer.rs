@@ -13,6 +13,7 @@ use axum::{
         sse::{Event as SseEvent, KeepAlive, Sse},
     },
 };
+use marill_net::RequestId;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -69,6 +70,7 @@ pub(super) async fn respond(
     // First come, first served; who hangs up has left the queue.
     let slot = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
     let slot = slot.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
+    let id = parsed.request.id.clone();
     let mut updates = start(gateway, client, parsed, slot)?;
     // Until the session stands, a failure has an HTTP status of its own.
     match updates.recv().await {
@@ -77,7 +79,7 @@ pub(super) async fn respond(
         _ => return Err(stopped()),
     }
     if stream {
-        return Ok(sse(updates, frame, include_usage));
+        return Ok(sse(updates, frame, include_usage, id));
     }
     loop {
         match updates.recv().await {
@@ -98,9 +100,11 @@ fn start(
 ) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
+    let span = tracing::Span::current();
     let spawned = std::thread::Builder::new()
         .name("answer".into())
         .spawn(move || {
+            let _named = span.entered();
             let _slot = slot;
             Metrics::add(&gateway.metrics.sessions_started, 1);
             let mut on_event = |event| {
@@ -121,6 +125,7 @@ fn start(
             let update = match result {
                 Ok(answer) => {
                     gateway.metrics.answered(&answer);
+                    tracing::info!(tokens = answer.tokens.len(), "an answer is complete");
                     let sent = answer.prefill.bytes_sent + answer.decode.bytes_sent;
                     Metrics::add(&gateway.metrics.bytes_sent, sent);
                     let received = answer.prefill.bytes_received + answer.decode.bytes_received;
@@ -145,10 +150,16 @@ fn start(
     spawned.map(|_| receiver).map_err(|_| stopped())
 }
 
-fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bool) -> Response {
+fn sse(
+    updates: mpsc::UnboundedReceiver<Update>,
+    frame: Frame,
+    include_usage: bool,
+    id: Option<RequestId>,
+) -> Response {
     let first = frame.opening().map(|chunk| event(&chunk));
     let rest = futures_util::stream::unfold((updates, false), move |(mut updates, finished)| {
         let frame = frame.clone();
+        let id = id.clone();
         async move {
             if finished {
                 return None;
@@ -164,7 +175,11 @@ fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bo
                     chunks.push(SseEvent::default().data("[DONE]"));
                     (chunks, true)
                 }
-                Update::Failed(error) => (vec![event(&http_error(&error).object())], true),
+                Update::Failed(error) => {
+                    let mut failed = http_error(&error);
+                    failed.request_id = id.map(Box::new);
+                    (vec![event(&failed.object())], true)
+                }
             };
             let chunks = chunks
                 .into_iter()

@@ -160,6 +160,7 @@ fn finish(
             keep_boundary: false,
             sampling: sampling(fields, client)?,
             keep: false,
+            id: None,
         },
         stream: boolean(fields, "stream")?,
         return_token_ids: boolean(fields, "return_token_ids")?,

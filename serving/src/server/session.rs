@@ -1,17 +1,19 @@
 //! One session of a client: E1 on a thread of its own.
 
 mod source;
+mod turns;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use marill_mpc::{
     Comparison, Extension, Seed, Selection, ServerSession, TwoParty, two_party::BaseId,
 };
-use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_net::{Channel, RequestId, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
+use tracing::Span;
 use zeroize::{Zeroize, Zeroizing};
 
-use self::source::CorrelationSource;
+use self::{source::CorrelationSource, turns::Turns};
 use crate::{
     error::{PreprocessingError, ServingError, SessionError, StateError, refused},
     messages::{
@@ -41,14 +43,16 @@ pub(super) fn run(
     channel: WebSocketChannel,
     principal: Option<Principal>,
     turn: Turn,
+    id: &RequestId,
 ) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
     let mut input = None;
     let began = Instant::now();
     let mut held = HeldSlot::new(turn);
-    let opened = open(server, &mut client, principal.as_ref(), &mut held);
-    let result = opened.and_then(|(mut source, mut session, waiting)| {
+    let opened = open(server, &mut client, principal.as_ref(), &mut held, id);
+    let result = opened.and_then(|(mut source, mut session, waiting, mut turns)| {
         server.metrics.opened(began.elapsed());
+        tracing::info!("a session begins");
         let mut pace = Pace::start(&client);
         let result =
             match waiting {
@@ -57,7 +61,7 @@ pub(super) fn run(
                     &mut client,
                     &mut source,
                     &mut session,
-                    (&mut pace, &mut held),
+                    (&mut pace, &mut held, &mut turns),
                     principal.as_ref(),
                 ),
                 Some(announced) => announced.wait(&client).map_err(Into::into).and_then(
@@ -69,7 +73,7 @@ pub(super) fn run(
                             connection,
                             &mut source,
                             &mut session,
-                            (&mut pace, &mut held),
+                            (&mut pace, &mut held, &mut turns),
                             principal.as_ref(),
                         )
                     },
@@ -94,6 +98,8 @@ pub(super) fn run(
 type Connection = SharedChannel<WebSocketChannel>;
 /// Where the client is not E0, its connection is waited for.
 type Waiting<'a> = Option<Announced<'a>>;
+/// A session that stands.
+type Opened<'a> = (CorrelationSource, E1, Waiting<'a>, Turns);
 
 /// E1, with E0 as the client or with inputs and outputs in shares.
 enum E1 {
@@ -144,8 +150,9 @@ fn open<'a>(
     client: &mut Connection,
     principal: Option<&Principal>,
     held: &mut HeldSlot,
-) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
-    match handshake(server, client, principal, held) {
+    id: &RequestId,
+) -> Result<Opened<'a>, ServingError> {
+    match handshake(server, client, principal, held, id) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             server.metrics.refuse(error.refusal_code(CLIENT));
@@ -160,7 +167,8 @@ fn handshake<'a>(
     client: &mut Connection,
     principal: Option<&Principal>,
     held: &mut HeldSlot,
-) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
+    id: &RequestId,
+) -> Result<Opened<'a>, ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().handshake_done();
     held.hold("server")?;
@@ -169,18 +177,20 @@ fn handshake<'a>(
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
     let parameters = agree(&server.model, &hello)?;
+    Span::current().record("session", hello.session.as_str());
+    let turns = Turns::new(&parameters.partition_id, &hello.session);
     if parameters.is_two_party() {
         let session = two_party(server, client, parameters, &hello, principal)?;
-        return Ok((CorrelationSource::None { prepaid: 0 }, session, None));
+        return Ok((CorrelationSource::None { prepaid: 0 }, session, None, turns));
     }
 
     // Both ask the dealer, who knows this client by its proof, before anything is used up or
     // written down here.
     let selection = Selection::of(hello.sampling);
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, &parameters, &hello, selection)?,
+        Correlations::Live => live(server, &parameters, &hello, selection, id)?,
         Correlations::Preprocessed => {
-            preprocessed(server, &parameters, &hello, selection, principal)?
+            preprocessed(server, &parameters, &hello, selection, principal, id)?
         }
         Correlations::None => return Err(wrong_correlations(&hello).into()),
     };
@@ -203,6 +213,7 @@ fn handshake<'a>(
         adapter_bytes,
         lpn_set: None,
         keeps_set_up: false,
+        names_turns: true,
     };
     send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     if let Some(sending) = sending {
@@ -210,7 +221,7 @@ fn handshake<'a>(
         sending.send(client)?;
     }
     let session = evaluator(&server.model, client, &hello, corrections, seed1)?;
-    Ok((source, session, waiting))
+    Ok((source, session, waiting, turns))
 }
 
 /// A session without correlations where there is a dealer, or one with them where there is none.
@@ -246,6 +257,7 @@ fn two_party(
         adapter_bytes: 0,
         lpn_set: Some(set.name().into()),
         keeps_set_up: hello.keeps_set_up && server.set_ups.keeps(),
+        names_turns: true,
     };
     let keeps = welcome.keeps_set_up;
     let extension = Extension::Silent(set);
@@ -333,10 +345,13 @@ fn live(
     parameters: &SessionParameters,
     hello: &ClientHello,
     selection: Selection,
+    id: &RequestId,
 ) -> Result<Dealt, ServingError> {
     let connection = server
         .dealt()?
         .dealer
+        .clone()
+        .named(id)
         .websocket("/v1/corrections", DEALER_TIMEOUT)
         .map_err(SessionError::net(DEALER))?;
     let mut connection = SharedChannel::new(connection);
@@ -357,6 +372,7 @@ fn preprocessed(
     hello: &ClientHello,
     selection: Selection,
     principal: Option<&Principal>,
+    id: &RequestId,
 ) -> Result<Dealt, ServingError> {
     let session = &hello.session;
     let store = server
@@ -384,7 +400,7 @@ fn preprocessed(
             .charge(principal, bucket as u64, SystemTime::now())?
             .map_err(SessionError::Quota)?;
     }
-    let release = match release(server, parameters, hello) {
+    let release = match release(server, parameters, hello, id) {
         Ok(release) => release,
         Err(error) => {
             // Nothing was used up, so nothing is owed.
@@ -412,6 +428,7 @@ fn release(
     server: &Server,
     parameters: &SessionParameters,
     hello: &ClientHello,
+    id: &RequestId,
 ) -> Result<Zeroizing<[u8; 32]>, SessionError> {
     let bad = |reason: String| SessionError::BadMessage {
         peer: DEALER,
@@ -426,6 +443,8 @@ fn release(
     let answer = server
         .dealt()?
         .dealer
+        .clone()
+        .named(id)
         .post_json("/v1/release", &json, 1 << 16)
         .map_err(SessionError::net(DEALER))?;
     if answer.status != 200 {
@@ -486,7 +505,7 @@ fn serve(
     client: &mut Connection,
     source: &mut CorrelationSource,
     session: &mut E1,
-    (pace, held): (&mut Pace, &mut HeldSlot),
+    (pace, held, turns): (&mut Pace, &mut HeldSlot, &mut Turns),
     principal: Option<&Principal>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
@@ -499,8 +518,7 @@ fn serve(
     let mut stepped = false;
     let mut charging = Charging::new(&server.state, principal.cloned());
     loop {
-        let frame = client.recv().map_err(SessionError::net(CLIENT))?;
-        let step = Step::parse(&frame).map_err(bad)?;
+        let step = turns.next_step(client)?;
         match step {
             Step::End => return Ok(()),
             Step::Prefill { bucket } if positions == 0 && spec.bucket(bucket) == bucket => {}
@@ -515,9 +533,10 @@ fn serve(
                 stepped = false;
                 charging.settle();
                 match rest(server, client, source, (pace, held))? {
-                    true => continue,
+                    true => turns.rested(),
                     false => return Ok(()),
                 }
+                continue;
             }
             Step::Prepare { steps } => {
                 prepare(client, (source, session), (pace, &mut charging), steps)?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use marill_serving::{SetUpLimits, kept::Keeping, tls::Tls};
+use marill_serving::{SetUpLimits, kept::Keeping, log::LogFormat, tls::Tls};
 
 /// Where a service listens.
 #[derive(clap::Args)]
@@ -19,6 +19,32 @@ pub struct Listen {
 impl Listen {
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.host, port)
+    }
+}
+
+/// Names of [`LogFormat`] on the command line.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum LogFormatArg {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How a service writes its log.
+#[derive(clap::Args)]
+pub struct LogArgs {
+    /// How to write the log on standard error, with time, level, request id and partition: lines of
+    /// `text`, or one `json` object per line
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormatArg,
+}
+
+impl LogArgs {
+    pub fn format(&self) -> LogFormat {
+        match self.log_format {
+            LogFormatArg::Text => LogFormat::Text,
+            LogFormatArg::Json => LogFormat::Json,
+        }
     }
 }
 

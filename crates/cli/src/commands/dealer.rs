@@ -10,7 +10,7 @@ use marill_serving::dealer::{
 use crate::{
     args::{
         folders::{Folders, default_cache, given_or},
-        listen::{KeepArgs, Listen, MetricsArgs, TlsArgs, parse_sessions},
+        listen::{KeepArgs, Listen, LogArgs, MetricsArgs, TlsArgs, parse_sessions},
     },
     output::advice::advise,
 };
@@ -23,6 +23,8 @@ pub struct Args {
     listen: Listen,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_DEALER_PORT", default_value_t = 8200)]
     port: u16,

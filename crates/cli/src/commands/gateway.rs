@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use marill_serving::{
     Endpoint,
     gateway::{GatewayOptions, run as run_gateway},
+    log,
 };
 
 use crate::{
     args::{
-        listen::{Listen, MetricsArgs, parse_sessions},
+        listen::{Listen, LogArgs, MetricsArgs, parse_sessions},
         services::{DEFAULT_SERVER, NoKeepArgs, Services},
     },
     output::advice::advise,
@@ -26,6 +27,8 @@ pub struct Args {
     listen: Listen,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_GATEWAY_PORT", default_value_t = 8000)]
     port: u16,
@@ -46,6 +49,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         keep: args.keep.keeps(),
         metrics,
     };
-    run_gateway(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
+    run_gateway(&options, &mut log::say).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

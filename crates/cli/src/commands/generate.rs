@@ -113,6 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         keep_boundary: args.check_twin.is_some(),
         sampling,
         keep: false,
+        id: None,
     };
     let quiet = args.json;
     let answer = client.generate(&request, &mut |event| {
@@ -225,6 +226,7 @@ fn json(
         "decode": step(&answer.decode),
         "decode_steps": answer.decode_steps,
         "cached_tokens": answer.cached_tokens,
+        "request_id": answer.request_id.as_str(),
         "offline_bytes": answer.offline.map(|offline| offline.bytes),
         "offline_seconds": answer.offline.map(|offline| offline.seconds),
         "rounds_per_token": per_token(answer.decode.rounds as f64),

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use marill_serving::{
-    Endpoint,
+    Endpoint, log,
     party::{PartyOptions, run as run_party},
 };
 
 use crate::{
     args::{
-        listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
+        listen::{Listen, LogArgs, MetricsArgs, TlsArgs, parse_sessions},
         services::{DEFAULT_SERVER, Services},
     },
     output::advice::advise,
@@ -27,6 +27,8 @@ pub struct Args {
     listen: Listen,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_PARTY_PORT", default_value_t = 8300)]
     port: u16,
@@ -48,6 +50,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         services,
         metrics,
     };
-    run_party(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
+    run_party(&options, &mut log::say).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

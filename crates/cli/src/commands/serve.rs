@@ -16,7 +16,7 @@ use marill_serving::{
 use crate::{
     args::{
         folders::Folders,
-        listen::{KeepArgs, Listen, MetricsArgs, SetUpArgs, TlsArgs, parse_sessions},
+        listen::{KeepArgs, Listen, LogArgs, MetricsArgs, SetUpArgs, TlsArgs, parse_sessions},
         services::{AuthoritiesArgs, DEFAULT_DEALER, parse_setting},
     },
     output::advice::advise,
@@ -40,6 +40,8 @@ pub struct Args {
     listen: Listen,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_SERVER_PORT", default_value_t = 8100)]
     port: u16,

@@ -5,6 +5,7 @@ mod deployments;
 mod doctor;
 mod gateway;
 mod keys;
+mod logs;
 mod services;
 mod terminal;
 mod two_party;
