@@ -11,7 +11,7 @@ use std::{
 use rustls::{CertificateError, pki_types::CertificateDer};
 
 use crate::{
-    NetError, peer_text,
+    NetError, peer_text, proxy,
     socket::{CountedTcp, Socket, WireCount},
     tls::{Authorities, Pin, TlsSocket, Trust},
 };
@@ -22,10 +22,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// - `http://host:port`: it is on this machine;
 /// - `https://host:port#sha256-of-its-certificate`: it has this one certificate, whoever signed it;
 /// - `https://host:port`: a certificate authority vouches for the host's name.
+///
+/// A path behind the port (`https://host/marill/`) is where a proxy in front has the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     host: String,
     port: u16,
+    /// In front of every path, without a slash at its end.
+    prefix: String,
     trust: Option<Trust>,
 }
 
@@ -37,6 +41,12 @@ impl Endpoint {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+
+    /// What stands in front of every path: nothing, or a path without a slash at its end.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Whether it is named as a place on this machine; a name that only resolves to one is not.
@@ -86,7 +96,7 @@ impl Endpoint {
     /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text;
     /// [`NetError::Unreachable`]; [`NetError::Untrusted`] for a certificate that is not the pinned
     /// one, or that no authority vouches for; [`NetError::Handshake`] where what answers speaks no
-    /// TLS 1.3.
+    /// TLS 1.3; [`NetError::BadProxy`].
     pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
         let stream = self.dial()?;
         self.secure(stream, count.clone())
@@ -112,6 +122,11 @@ impl Endpoint {
             endpoint: self.to_string(),
             source,
         };
+        if self.trust.is_some()
+            && let Some(proxy) = proxy::to(&self.host, self.port)?
+        {
+            return proxy.connect(&self.authority()).map_err(unreachable);
+        }
         let addresses: Vec<SocketAddr> = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .map_err(unreachable)?
@@ -199,11 +214,12 @@ pub fn check_listen(address: &SocketAddr) -> Result<(), NetError> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = format!("{}{}", self.authority(), self.prefix);
         match &self.trust {
-            None => write!(f, "http://{}", self.authority()),
-            Some(Trust::Authorities(_)) => write!(f, "https://{}", self.authority()),
+            None => write!(f, "http://{place}"),
+            Some(Trust::Authorities(_)) => write!(f, "https://{place}"),
             Some(Trust::Pin(pin)) => {
-                write!(f, "https://{}#", self.authority())?;
+                write!(f, "https://{place}#")?;
                 pin.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
@@ -234,9 +250,14 @@ impl FromStr for Endpoint {
             Some(_) => return Err(invalid("only `http://` and `https://` are known")),
             None => return Err(invalid("it needs to start with `http://` or `https://`")),
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains(['/', '?', '#', '@']) {
-            return Err(invalid("it must not have a path, a query or a user name"));
+        if rest.contains(['?', '#', '@']) {
+            return Err(invalid("it must not have a query or a user name"));
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let prefix = path.strip_suffix('/').unwrap_or(path);
+        if !is_prefix(prefix) {
+            let reason = "its path needs to be `/NAME/...` of letters, digits and `-_.~`";
+            return Err(invalid(reason));
         }
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (
@@ -253,8 +274,23 @@ impl FromStr for Endpoint {
         if host.is_empty() {
             return Err(invalid("the host is missing"));
         }
-        Ok(Self { host, port, trust })
+        Ok(Self {
+            host,
+            port,
+            prefix: prefix.into(),
+            trust,
+        })
     }
+}
+
+/// Nothing, or names behind slashes, none of which is `.` or `..`.
+fn is_prefix(path: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.~".contains(&c);
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.bytes().all(plain);
+    path.is_empty()
+        || path
+            .strip_prefix('/')
+            .is_some_and(|path| path.split('/').all(is_name))
 }
 
 fn parse_pin(text: &str) -> Option<Pin> {
@@ -284,15 +320,37 @@ mod tests {
         }
         for text in [
             "127.0.0.1:80",
-            "https://a/b",
+            "https://a/b?c",
+            "https://a//b",
+            "https://a/../b",
+            "https://a/b c",
             "http://a:99999",
             "http://:1",
-            "http://a/b",
+            "http://:1/b",
             "ftp://a",
             "http://u@a",
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_path_stands_in_front_of_every_path() {
+        let pin = "0a".repeat(32);
+        for (text, prefix) in [
+            ("https://a.example:443/marill", "/marill"),
+            ("http://127.0.0.1:1/a/b.c", "/a/b.c"),
+            (&format!("https://a.example:9/m#{pin}"), "/m"),
+            ("http://127.0.0.1:1", ""),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(
+                (endpoint.prefix(), endpoint.to_string().as_str()),
+                (prefix, text)
+            );
+        }
+        let slash: Endpoint = "https://a.example/marill/".parse().unwrap();
+        assert_eq!((slash.prefix(), slash.port), ("/marill", 443));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The few HTTP requests a client of a session makes: one at a time, blocking, counted.
 
+mod body;
+
 use std::{
     io::{ErrorKind, Write},
     sync::Arc,
@@ -13,6 +15,8 @@ use tungstenite::{
 
 use crate::{
     Cutter, Endpoint, NetError, RequestId,
+    http::body::{Body, Length},
+    peer_text,
     socket::{Interest, Socket, WireCount, wait},
     websocket::WebSocketChannel,
 };
@@ -151,38 +155,26 @@ impl HttpClient {
         write_all(socket.as_mut(), json)?;
 
         let (head, rest) = self.read_head(socket.as_mut(), deadline)?;
-        let length = head.content_length.unwrap_or(u64::MAX);
-        if head.content_length.is_some_and(|length| length > max_bytes) {
+        if let Length::Bytes(length) = head.length
+            && length > max_bytes
+        {
             return Err(NetError::Protocol(format!(
                 "`{path}` is {length} bytes, more than the limit of {max_bytes}"
             )));
         }
-        deadline += Duration::from_secs(max_bytes.min(length) / SLOWEST_BYTES_PER_SECOND);
-        let local = |source| NetError::Local { source };
-        if rest.len() as u64 > max_bytes.min(length) {
-            return Err(NetError::Protocol(format!(
-                "the answer to `{path}` is longer than announced"
-            )));
-        }
-        sink.write_all(&rest).map_err(local)?;
-        let mut done = rest.len() as u64;
-        let mut chunk = vec![0; 256 << 10];
-        while done < length {
-            let n = read_some(socket.as_mut(), &mut chunk, deadline)?;
-            if n == 0 && head.content_length.is_none() {
-                break;
-            }
-            done += n as u64;
-            if n == 0 {
-                return Err(NetError::Closed);
-            }
-            if done > max_bytes.min(length) {
-                return Err(NetError::Protocol(format!(
-                    "the answer to `{path}` is longer than announced"
-                )));
-            }
-            sink.write_all(&chunk[..n]).map_err(local)?;
-        }
+        let most = match head.length {
+            Length::Bytes(length) => length,
+            Length::Chunked | Length::Open => max_bytes,
+        };
+        deadline += Duration::from_secs(most / SLOWEST_BYTES_PER_SECOND);
+        let body = Body {
+            socket: socket.as_mut(),
+            bytes: rest,
+            sink,
+            limit: max_bytes,
+            deadline,
+        };
+        body.read(head.length)?;
         Ok(head)
     }
 
@@ -199,19 +191,21 @@ impl HttpClient {
         head.push_str(&format!("sec-websocket-key: {key}\r\n\r\n"));
         write_all(socket.as_mut(), head.as_bytes())?;
 
-        let (head, mut rest) = self.read_head(socket.as_mut(), deadline)?;
+        let (head, rest) = self.read_head(socket.as_mut(), deadline)?;
         if head.status != 101 {
-            let mut chunk = [0; 4096];
-            while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64)
-            {
-                match read_some(socket.as_mut(), &mut chunk, deadline)? {
-                    0 => break,
-                    n => rest.extend_from_slice(&chunk[..n]),
-                }
-            }
+            let mut body = Vec::new();
+            let reading = Body {
+                socket: socket.as_mut(),
+                bytes: rest,
+                sink: &mut body,
+                limit: MAX_HEAD_BYTES as u64,
+                deadline,
+            };
+            // What it says of its refusal may be cut; that it refuses is certain.
+            let _ = reading.read(head.length);
             return Err(NetError::Refused {
                 status: head.status,
-                body: String::from_utf8_lossy(&rest).into_owned(),
+                body: String::from_utf8_lossy(&body).into_owned(),
                 retry_after_seconds: head.retry_after_seconds,
             });
         }
@@ -225,7 +219,8 @@ impl HttpClient {
 
     fn head(&self, method: &str, path: &str) -> String {
         let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\n",
+            "{method} {}{path} HTTP/1.1\r\nhost: {}\r\n",
+            self.endpoint.prefix(),
             self.endpoint.authority()
         );
         if let Some(bearer) = &self.bearer {
@@ -240,7 +235,7 @@ impl HttpClient {
 
 struct Head {
     status: u16,
-    content_length: Option<u64>,
+    length: Length,
     accept_key: Option<String>,
     retry_after_seconds: Option<u64>,
 }
@@ -294,9 +289,21 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NetError> {
             .find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok().map(str::to_string)
     };
+    let unknown = |what: &str, text: &str| {
+        NetError::Protocol(format!("the answer's {what} is `{}`", peer_text(text)))
+    };
+    let length = match (find("transfer-encoding"), find("content-length")) {
+        (None, None) => Length::Open,
+        (None, Some(text)) => match text.parse() {
+            Ok(length) => Length::Bytes(length),
+            Err(_) => return Err(unknown("length", &text)),
+        },
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => Length::Chunked,
+        (Some(coding), _) => return Err(unknown("transfer coding", &coding)),
+    };
     let head = Head {
         status: parsed.code.unwrap_or(0),
-        content_length: find("content-length").and_then(|text| text.parse().ok()),
+        length,
         accept_key: find("sec-websocket-accept"),
         retry_after_seconds: find("retry-after").and_then(|text| text.parse().ok()),
     };

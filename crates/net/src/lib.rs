@@ -10,6 +10,7 @@ pub mod cutter;
 pub mod endpoint;
 pub mod http;
 pub mod meter;
+mod proxy;
 mod request_id;
 pub mod shape;
 pub mod shared;
@@ -53,6 +54,11 @@ pub enum NetError {
     Protocol(String),
     #[error("`{text}` is not the address of a service: {reason}")]
     BadEndpoint { text: String, reason: &'static str },
+    #[error("`{name}` is not understood: {reason}")]
+    BadProxy {
+        name: &'static str,
+        reason: &'static str,
+    },
     #[error(
         "plain text is only allowed on this machine, not on `{address}`\n\
          hint: give the service `--tls` and use the `https://` address that it prints"
