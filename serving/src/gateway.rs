@@ -5,6 +5,7 @@ mod field;
 mod fields;
 mod page;
 mod request;
+mod tokenize;
 
 use std::{
     net::SocketAddr,
@@ -27,7 +28,7 @@ use marill_net::{NetError, RequestId, peer_text};
 use crate::{
     client::{Client, ClientOptions},
     error::{HttpError, ServingError, SessionError},
-    gateway::answer::{Shape, respond},
+    gateway::answer::{Form, Shape, respond},
     log,
     metrics::{self, Metrics},
     probe,
@@ -144,6 +145,9 @@ impl Gateway {
             .route("/v1/models/{id}", get(model))
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(complete))
+            .route("/v1/responses", post(create_response))
+            .route("/tokenize", post(tokenize::tokenize))
+            .route("/detokenize", post(tokenize::detokenize))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn(guard))
@@ -257,7 +261,7 @@ async fn chat(
     let mut parsed = request::chat(&body, &client)?;
     parsed.request.keep = gateway.keep;
     parsed.request.id = Some(id);
-    respond(gateway, client, parsed, Shape::Chat).await
+    respond(gateway, client, parsed, Form::Completion(Shape::Chat)).await
 }
 
 async fn complete(
@@ -269,7 +273,19 @@ async fn complete(
     let mut parsed = request::completion(&body, &client)?;
     parsed.request.keep = gateway.keep;
     parsed.request.id = Some(id);
-    respond(gateway, client, parsed, Shape::Completion).await
+    respond(gateway, client, parsed, Form::Completion(Shape::Completion)).await
+}
+
+async fn create_response(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(id): Extension<RequestId>,
+    body: Bytes,
+) -> Result<Response, HttpError> {
+    let client = gateway.client();
+    let (mut parsed, repeated) = request::response(&body, &client)?;
+    parsed.request.keep = gateway.keep;
+    parsed.request.id = Some(id);
+    respond(gateway, client, parsed, Form::Response(repeated)).await
 }
 
 #[cfg(test)]

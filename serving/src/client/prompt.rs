@@ -76,6 +76,26 @@ impl Client {
         Ok(self.tokenizer.encode_plain(text)?)
     }
 
+    /// Token ids of a text, behind the token that begins a text where `begins` and the model has
+    /// one.
+    ///
+    /// # Errors
+    /// As [`Self::plain_prompt`].
+    pub fn text_tokens(&self, text: &str, begins: bool) -> Result<Vec<u32>, ServingError> {
+        match begins {
+            true => self.plain_prompt(text),
+            false => Ok(self.tokenizer.encode(text)?),
+        }
+    }
+
+    /// The text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// As [`Self::plain_prompt`].
+    pub fn text_of(&self, tokens: &[u32]) -> Result<String, ServingError> {
+        Ok(self.tokenizer.decode(tokens)?)
+    }
+
     /// Checks that a prompt leaves room for an answer; returns the most tokens that the answer can
     /// have.
     ///

@@ -1,6 +1,7 @@
 //! Answers as the OpenAI interface has them, at once or as server-sent events.
 
 mod frame;
+mod response;
 mod status;
 mod turn;
 
@@ -14,10 +15,10 @@ use axum::{
     },
 };
 use marill_net::RequestId;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-pub(super) use self::frame::Shape;
+pub(super) use self::{frame::Shape, status::http_error as failed};
 use crate::{
     client::{Answer, Client, Event},
     error::{HttpError, ServingError, SessionError},
@@ -25,6 +26,7 @@ use crate::{
         Gateway,
         answer::{
             frame::Frame,
+            response::ResponseFrame,
             status::{http_error, stopped},
             turn::in_turn,
         },
@@ -48,25 +50,89 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer waits for its turn; programs give up after some minutes.
 const QUEUE_WAIT: Duration = Duration::from_secs(300);
 
+/// How an answer is written.
+pub(super) enum Form {
+    Completion(Shape),
+    /// With the fields of the request that it repeats.
+    Response(Map<String, Value>),
+}
+
+/// The objects of one answer.
+enum Frames {
+    Completion { frame: Frame, with_usage: bool },
+    Response(ResponseFrame),
+}
+
+impl Frames {
+    fn new(client: &Client, form: Form, parsed: &Parsed) -> Result<Self, HttpError> {
+        Ok(match form {
+            Form::Completion(shape) => {
+                let prompt = &parsed.request.prompt;
+                let ids = parsed.return_token_ids.then(|| prompt.clone());
+                let frame = Frame::new(client, shape, ids)?;
+                let with_usage = parsed.include_usage;
+                Self::Completion { frame, with_usage }
+            }
+            Form::Response(repeated) => Self::Response(ResponseFrame::new(client, repeated)?),
+        })
+    }
+
+    fn whole(&self, answer: &Answer) -> Value {
+        match self {
+            Self::Completion { frame, .. } => frame.whole(answer),
+            Self::Response(frame) => frame.whole(answer),
+        }
+    }
+
+    /// Before the first piece.
+    fn opening(&mut self) -> Vec<SseEvent> {
+        match self {
+            Self::Completion { frame, .. } => frame.opening().iter().map(event).collect(),
+            Self::Response(frame) => frame.opening(),
+        }
+    }
+
+    fn piece(&mut self, text: &str) -> Vec<SseEvent> {
+        match self {
+            Self::Completion { frame, .. } => vec![event(&frame.piece(text, None))],
+            Self::Response(frame) => frame.piece(text),
+        }
+    }
+
+    fn last(&mut self, answer: &Answer) -> Vec<SseEvent> {
+        match self {
+            Self::Completion { frame, with_usage } => {
+                let mut chunks = vec![event(&frame.last(answer))];
+                if *with_usage {
+                    chunks.push(event(&frame.usage_only(answer)));
+                }
+                chunks.push(SseEvent::default().data("[DONE]"));
+                chunks
+            }
+            Self::Response(frame) => frame.last(answer),
+        }
+    }
+
+    fn failed(&mut self, error: &HttpError) -> Vec<SseEvent> {
+        match self {
+            Self::Completion { .. } => vec![event(&error.object())],
+            Self::Response(frame) => frame.failed(error),
+        }
+    }
+}
+
 pub(super) async fn respond(
     gateway: Arc<Gateway>,
     client: Arc<Client>,
     parsed: Parsed,
-    shape: Shape,
+    form: Form,
 ) -> Result<Response, HttpError> {
     if gateway.client.is_changed() {
         gateway.metrics.refuse("partition_changed");
         return Err(partition_changed());
     }
-    let frame = Frame::new(
-        &client,
-        shape,
-        parsed
-            .return_token_ids
-            .then(|| parsed.request.prompt.clone()),
-    )?;
+    let frames = Frames::new(&client, form, &parsed)?;
     let stream = parsed.stream;
-    let include_usage = parsed.include_usage;
     // First come, first served; who hangs up has left the queue.
     let slot = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
     let slot = slot.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
@@ -79,11 +145,11 @@ pub(super) async fn respond(
         _ => return Err(stopped()),
     }
     if stream {
-        return Ok(sse(updates, frame, include_usage, id));
+        return Ok(sse(updates, frames, id));
     }
     loop {
         match updates.recv().await {
-            Some(Update::Done(answer)) => return Ok(Json(frame.whole(&answer)).into_response()),
+            Some(Update::Done(answer)) => return Ok(Json(frames.whole(&answer)).into_response()),
             Some(Update::Failed(error)) => return Err(http_error(&error)),
             Some(Update::Text(_) | Update::Opened) => {}
             None => return Err(stopped()),
@@ -152,40 +218,33 @@ fn start(
 
 fn sse(
     updates: mpsc::UnboundedReceiver<Update>,
-    frame: Frame,
-    include_usage: bool,
+    mut frames: Frames,
     id: Option<RequestId>,
 ) -> Response {
-    let first = frame.opening().map(|chunk| event(&chunk));
-    let rest = futures_util::stream::unfold((updates, false), move |(mut updates, finished)| {
-        let frame = frame.clone();
+    let first = frames.opening();
+    let state = (updates, frames, false);
+    let rest = futures_util::stream::unfold(state, move |(mut updates, mut frames, finished)| {
         let id = id.clone();
         async move {
             if finished {
                 return None;
             }
-            let (chunks, finished) = match updates.recv().await? {
+            let (events, finished) = match updates.recv().await? {
                 Update::Opened => (Vec::new(), false),
-                Update::Text(text) => (vec![event(&frame.piece(&text, None))], false),
-                Update::Done(answer) => {
-                    let mut chunks = vec![event(&frame.last(&answer))];
-                    if include_usage {
-                        chunks.push(event(&frame.usage_only(&answer)));
-                    }
-                    chunks.push(SseEvent::default().data("[DONE]"));
-                    (chunks, true)
-                }
+                Update::Text(text) => (frames.piece(&text), false),
+                Update::Done(answer) => (frames.last(&answer), true),
                 Update::Failed(error) => {
                     let mut failed = http_error(&error);
                     failed.request_id = id.map(Box::new);
-                    (vec![event(&failed.object())], true)
+                    (frames.failed(&failed), true)
                 }
             };
-            let chunks = chunks
-                .into_iter()
-                .map(Ok::<_, Infallible>)
-                .collect::<Vec<_>>();
-            Some((futures_util::stream::iter(chunks), (updates, finished)))
+            let events = events.into_iter().map(Ok::<_, Infallible>);
+            let events = events.collect::<Vec<_>>();
+            Some((
+                futures_util::stream::iter(events),
+                (updates, frames, finished),
+            ))
         }
     });
     use futures_util::StreamExt;

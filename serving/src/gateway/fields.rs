@@ -1,11 +1,30 @@
 //! Every field of a request is one that is done, one whose neutral value passes, or one that
 //! changes nothing; any other is refused by name.
 
+pub(super) mod responses;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::HttpError,
     gateway::field::{present, unsupported},
+};
+
+/// What is known of the fields of some addresses.
+struct Known {
+    /// What the gateway does.
+    done: &'static [&'static str],
+    /// What changes nothing.
+    nothing: &'static [&'static str],
+    /// What asks for something that is not offered, unless it has one of these values.
+    neutral: fn(&str) -> Option<(Vec<Value>, &'static str)>,
+}
+
+/// Of `/v1/chat/completions` and `/v1/completions`.
+const COMPLETIONS: Known = Known {
+    done: &DONE,
+    nothing: &NOTHING,
+    neutral,
 };
 
 /// What the gateway does.
@@ -125,12 +144,15 @@ fn neutral(name: &str) -> Option<(Vec<Value>, &'static str)> {
 /// # Errors
 /// 400 with the name of the first field that asks for something which is not done, or that is not
 /// known.
-pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
+fn check_known(fields: &Map<String, Value>, known: &Known) -> Result<(), HttpError> {
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        if DONE.contains(&name.as_str()) || NOTHING.contains(&name.as_str()) {
+        if [known.done, known.nothing]
+            .concat()
+            .contains(&name.as_str())
+        {
             continue;
         }
-        match neutral(name) {
+        match (known.neutral)(name) {
             Some((values, _)) if values.iter().any(|neutral| is(value, neutral)) => {}
             Some((_, reason)) => return Err(unsupported(name, format!("`{name}`: {reason}"))),
             None => {
@@ -141,6 +163,14 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
             }
         }
     }
+    Ok(())
+}
+
+/// # Errors
+/// 400 with the name of the first field that asks for something which is not done, or that is not
+/// known.
+pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
+    check_known(fields, &COMPLETIONS)?;
     if let Some(options) = present(fields, "stream_options") {
         let name = "stream_options";
         let Value::Object(options) = options else {

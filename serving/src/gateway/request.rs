@@ -2,10 +2,16 @@
 
 mod decoding;
 mod messages;
+mod responses;
+mod tokens;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
+pub(super) use self::{
+    responses::response,
+    tokens::{to_detokenize, to_tokenize},
+};
 use crate::{
     client::{Client, Request},
     error::{ClientError, HttpError},
@@ -38,13 +44,18 @@ pub(super) fn chat(body: &[u8], client: &Client) -> Result<Parsed, HttpError> {
             "`prompt` belongs to `/v1/completions`; a conversation is in `messages`",
         ));
     }
-    let messages = messages(&fields)?;
-    let prompt = match goes_on(&fields, &messages)? {
+    let prompt = chat_tokens(&fields, client)?;
+    finish(&fields, prompt, client, ("messages", limit(&fields)?))
+}
+
+/// Token ids of the conversation in `messages`.
+fn chat_tokens(fields: &Map<String, Value>, client: &Client) -> Result<Vec<u32>, HttpError> {
+    let messages = messages(fields)?;
+    let prompt = match goes_on(fields, &messages)? {
         false => client.chat_prompt(&messages),
         true => client.continued_prompt(&messages),
     };
-    let prompt = prompt.map_err(|error| invalid("messages", error.to_string()))?;
-    finish(&fields, prompt, client, "messages")
+    prompt.map_err(|error| invalid("messages", error.to_string()))
 }
 
 pub(super) fn completion(body: &[u8], client: &Client) -> Result<Parsed, HttpError> {
@@ -68,8 +79,8 @@ pub(super) fn completion(body: &[u8], client: &Client) -> Result<Parsed, HttpErr
         Some(Value::Array(parts)) => match parts.as_slice() {
             [] => return Err(invalid("prompt", "`prompt` is empty")),
             [Value::String(text)] => plain(client, text)?,
-            [Value::Array(ids)] => tokens(ids, client.vocabulary())?,
-            [Value::Number(_), ..] => tokens(parts, client.vocabulary())?,
+            [Value::Array(ids)] => tokens_of("prompt", ids, client.vocabulary())?,
+            [Value::Number(_), ..] => tokens_of("prompt", parts, client.vocabulary())?,
             [Value::String(_) | Value::Array(_), rest @ ..]
                 if rest.iter().any(|part| part.is_number()) =>
             {
@@ -98,7 +109,7 @@ pub(super) fn completion(body: &[u8], client: &Client) -> Result<Parsed, HttpErr
             ));
         }
     };
-    finish(&fields, prompt, client, "prompt")
+    finish(&fields, prompt, client, ("prompt", limit(&fields)?))
 }
 
 fn plain(client: &Client, text: &str) -> Result<Vec<u32>, HttpError> {
@@ -107,30 +118,36 @@ fn plain(client: &Client, text: &str) -> Result<Vec<u32>, HttpError> {
         .map_err(|error| invalid("prompt", error.to_string()))
 }
 
-/// Token ids as they stand, each inside the vocabulary.
-fn tokens(parts: &[Value], vocabulary: usize) -> Result<Vec<u32>, HttpError> {
+/// Token ids as they stand in the field `param`, each inside the vocabulary.
+fn tokens_of(param: &str, parts: &[Value], vocabulary: usize) -> Result<Vec<u32>, HttpError> {
     let id = |(index, part): (usize, &Value)| match part.as_u64() {
         Some(id) if id < vocabulary as u64 => Ok(id as u32),
         _ if part.is_number() => {
             let message = format!(
-                "`prompt[{index}]` is {part}, and token ids go from 0 to {}",
+                "`{param}[{index}]` is {part}, and token ids go from 0 to {}",
                 vocabulary.saturating_sub(1)
             );
-            Err(invalid("prompt", message))
+            Err(invalid(param, message))
         }
-        _ => Err(invalid(
-            "prompt",
-            format!("`prompt[{index}]` is no token id"),
-        )),
+        _ => Err(invalid(param, format!("`{param}[{index}]` is no token id"))),
     };
     parts.iter().enumerate().map(id).collect()
 }
 
+/// The most tokens of an answer, where the request says so.
+fn limit(fields: &Map<String, Value>) -> Result<Option<usize>, HttpError> {
+    match positive(fields, "max_completion_tokens")? {
+        Some(limit) => Ok(Some(limit)),
+        None => positive(fields, "max_tokens"),
+    }
+}
+
+/// A request of this prompt, which came in `param`.
 fn finish(
     fields: &Map<String, Value>,
     prompt: Vec<u32>,
     client: &Client,
-    param: &str,
+    (param, max_tokens): (&str, Option<usize>),
 ) -> Result<Parsed, HttpError> {
     if let Err(error) = client.room(prompt.len()) {
         let code = match error {
@@ -144,10 +161,6 @@ fn finish(
             error.to_string(),
         ));
     }
-    let max_tokens = match positive(fields, "max_completion_tokens")? {
-        Some(limit) => Some(limit),
-        None => positive(fields, "max_tokens")?,
-    };
     let options = present(fields, "stream_options").and_then(Value::as_object);
     let include_usage = options.map_or(Ok(false), |options| boolean(options, "include_usage"))?;
     Ok(Parsed {
@@ -199,8 +212,9 @@ mod tests {
 
     #[test]
     fn ids_are_inside_the_vocabulary() {
-        let of =
-            |ids: Value| tokens(ids.as_array().unwrap(), 100).map_err(|error| error.param.unwrap());
+        let of = |ids: Value| {
+            tokens_of("prompt", ids.as_array().unwrap(), 100).map_err(|error| error.param.unwrap())
+        };
         assert_eq!(of(serde_json::json!([0, 99, 5])), Ok(vec![0, 99, 5]));
         assert_eq!(of(serde_json::json!([])), Ok(vec![]));
         for wrong in [

@@ -239,6 +239,149 @@ fn a_client_that_hangs_up_stops_its_session() {
     }
 }
 
+/// The events of a stream of `/v1/responses`: all have their kind and their number.
+fn response_events(gateway: &Service, body: &Value) -> Vec<Value> {
+    let events = gateway.stream("/v1/responses", body);
+    let events: Vec<Value> = events
+        .iter()
+        .map(|event| serde_json::from_str(event).unwrap())
+        .collect();
+    for (index, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence_number"], index, "{event}");
+    }
+    events
+}
+
+#[test]
+fn the_gateway_answers_responses_as_it_does_chats() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway_with(&server.url, &dealer.url, &["--no-keep"]);
+    let messages = json!([
+        { "role": "system", "content": "be brief" }, { "role": "user", "content": "hello" }
+    ]);
+    let limits = json!({ "messages": messages, "max_tokens": 5, "ignore_eos": true });
+    let (_, chat) = gateway.post("/v1/chat/completions", &limits);
+    let mut body = json!({
+        "input": "hello", "instructions": "be brief", "max_output_tokens": 5, "ignore_eos": true,
+        "metadata": { "a": "b" },
+    });
+    let (status, answer) = gateway.post("/v1/responses", &body);
+    assert_eq!(status, 200, "{answer}");
+    let text = &chat["choices"][0]["message"]["content"];
+    assert_eq!(&answer["output"][0]["content"][0]["text"], text);
+    assert_eq!(
+        answer["usage"]["input_tokens"],
+        chat["usage"]["prompt_tokens"]
+    );
+    assert_eq!(answer["usage"]["output_tokens"], 5);
+    assert_eq!(answer["status"], "incomplete");
+    assert_eq!(answer["incomplete_details"]["reason"], "max_output_tokens");
+    assert_eq!(
+        (&answer["metadata"]["a"], &answer["store"]),
+        (&json!("b"), &json!(false))
+    );
+
+    body["stream"] = json!(true);
+    let events = response_events(&gateway, &body);
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    let pieces = kinds
+        .iter()
+        .filter(|kind| **kind == "response.output_text.delta")
+        .count();
+    let mut expected = vec![
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ];
+    expected.extend(vec!["response.output_text.delta"; pieces]);
+    expected.extend([
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]);
+    assert_eq!(kinds, expected);
+    let joined: String = events
+        .iter()
+        .filter_map(|event| event["delta"].as_str())
+        .collect();
+    assert_eq!(text, joined.as_str());
+    let last = &events.last().unwrap()["response"];
+    assert_eq!(last["usage"], answer["usage"]);
+    assert_eq!(last["output"][0]["content"], answer["output"][0]["content"]);
+}
+
+#[test]
+fn a_response_goes_on_behind_its_own_output() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let mut input = json!([{ "role": "user", "content": "hello" }]);
+    let ask = |input: &Value| {
+        let body = json!({ "input": input, "max_output_tokens": 4, "ignore_eos": true });
+        let (status, answer) = gateway.post("/v1/responses", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let first = ask(&input);
+    let turns = input.as_array_mut().unwrap();
+    turns.extend(first["output"].as_array().unwrap().iter().cloned());
+    turns.push(json!({ "role": "user", "content": "and" }));
+    let second = ask(&input);
+    let cached = &second["usage"]["input_tokens_details"]["cached_tokens"];
+    assert!(cached.as_u64().unwrap() > 0, "{second}");
+    let kept = json!({ "input": "and", "previous_response_id": first["id"] });
+    let (status, refused) = gateway.post("/v1/responses", &kept);
+    assert_eq!(
+        (status, &refused["error"]["param"]),
+        (400, &json!("previous_response_id"))
+    );
+}
+
+#[test]
+fn tokens_are_told_without_an_answer() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let text = "hello, world";
+    let (status, told) = gateway.post("/tokenize", &json!({ "prompt": text }));
+    assert_eq!(status, 200, "{told}");
+    let tokens = told["tokens"].as_array().unwrap();
+    assert_eq!(told["count"], tokens.len());
+    let (_, back) = gateway.post("/detokenize", &json!({ "tokens": tokens }));
+    assert!(back["prompt"].as_str().unwrap().ends_with(text), "{back}");
+
+    // An answer's prompt is counted as `/tokenize` counts it.
+    let messages = json!([{ "role": "user", "content": text }]);
+    let (_, told) = gateway.post("/tokenize", &json!({ "messages": messages }));
+    let body = json!({ "messages": messages, "max_tokens": 1, "return_token_ids": true });
+    let (_, answer) = gateway.post("/v1/chat/completions", &body);
+    assert_eq!(told["tokens"], answer["prompt_token_ids"]);
+    assert_eq!(told["count"], answer["usage"]["prompt_tokens"]);
+
+    for (path, body, param) in [
+        ("/tokenize", json!({ "prompt": 5 }), "prompt"),
+        (
+            "/tokenize",
+            json!({ "prompt": "a", "return_token_strs": true }),
+            "return_token_strs",
+        ),
+        ("/detokenize", json!({ "tokens": [1u64 << 40] }), "tokens"),
+        ("/detokenize", json!({ "prompt": "a" }), "prompt"),
+    ] {
+        let (status, refused) = gateway.post(path, &body);
+        assert_eq!(
+            (status, refused["error"]["param"].as_str()),
+            (400, Some(param))
+        );
+    }
+}
+
 /// `python3 -m venv venv && venv/bin/pip install openai`, then
 /// `MARILL_PYTHON=venv/bin/python cargo test -p marill --test end_to_end -- --ignored openai`.
 #[test]

@@ -46,4 +46,34 @@ try:
     raise SystemExit("an unknown model was not refused")
 except openai.NotFoundError as error:
     assert error.code == "model_not_found", error
+
+# Responses: the same answer, whole, in events, and through the client's own helper.
+told = client.responses.create(model=model, input="hello", max_output_tokens=6)
+assert told.output_text == text, (told.output_text, text)
+assert told.usage.input_tokens == whole.usage.prompt_tokens and told.usage.total_tokens == whole.usage.total_tokens
+assert told.status == {"stop": "completed", "length": "incomplete"}[whole.choices[0].finish_reason]
+events = list(client.responses.create(model=model, input="hello", max_output_tokens=6, stream=True))
+assert [event.sequence_number for event in events] == list(range(len(events)))
+assert events[0].type == "response.created" and events[-1].type == f"response.{told.status}", events[-1]
+assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+assert events[-1].response.output_text == text and events[-1].response.usage == told.usage
+with client.responses.stream(model=model, input="hello", max_output_tokens=6) as stream:
+    for event in stream:
+        pass
+    assert event.response.output_text == text
+turns = [{"role": "user", "content": "hello"}, *told.output, {"role": "user", "content": "and"}]
+second = client.responses.create(model=model, instructions="be brief", input=turns, max_output_tokens=3, temperature=0.7)
+assert second.usage.output_tokens >= 1 and second.instructions == "be brief"
+for extra, param in [
+    ({"previous_response_id": told.id}, "previous_response_id"),
+    ({"tools": [{"type": "web_search"}]}, "tools"),
+    ({"text": {"format": {"type": "json_object"}}}, "text"),
+    ({"store": True}, "store"),
+]:
+    try:
+        client.responses.create(model=model, input="hello", **extra)
+        raise SystemExit(f"{param} was not refused")
+    except openai.BadRequestError as error:
+        assert error.param == param, error
+        assert error.request_id == error.body["request_id"], error
 print("all passed")

@@ -37,17 +37,14 @@ impl Frame {
         prompt_token_ids: Option<Vec<u32>>,
     ) -> Result<Self, HttpError> {
         let prefix = if shape == Shape::Chat {
-            "chatcmpl"
+            "chatcmpl-"
         } else {
-            "cmpl"
+            "cmpl-"
         };
-        let bytes = random::<12>().map_err(|error| http_error(&error.into()))?;
         Ok(Self {
             shape,
-            id: format!("{prefix}-{}", hex(bytes.as_slice())),
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |elapsed| elapsed.as_secs()),
+            id: fresh_id(prefix)?,
+            created: unix_seconds(),
             model: client.model_name.clone(),
             prompt_token_ids,
         })
@@ -133,6 +130,17 @@ impl Frame {
     }
 }
 
+/// The prefix and random digits.
+pub(super) fn fresh_id(prefix: &str) -> Result<String, HttpError> {
+    let bytes = random::<12>().map_err(|error| http_error(&error.into()))?;
+    Ok(format!("{prefix}{}", hex(bytes.as_slice())))
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |elapsed| elapsed.as_secs())
+}
+
 fn usage(answer: &Answer) -> Value {
     let prompt = answer.prompt_tokens;
     let completion = answer.tokens.len();
@@ -144,7 +152,7 @@ fn usage(answer: &Answer) -> Value {
 }
 
 /// What this answer cost on the wire between client and server.
-fn cost(answer: &Answer) -> Value {
+pub(super) fn cost(answer: &Answer) -> Value {
     json!({
         "correlations": answer.correlations.as_str(), "material": answer.comparison,
         "rounds": answer.prefill.rounds + answer.decode.rounds,

@@ -9,7 +9,7 @@ use crate::error::{CLOSE_BUDGET, CLOSE_SLOW, ClientError, HttpError, ServingErro
 /// A budget grows by hand only.
 const BUDGET_RETRY_SECONDS: u64 = 3600;
 
-pub(super) fn http_error(error: &ServingError) -> HttpError {
+pub(in crate::gateway) fn http_error(error: &ServingError) -> HttpError {
     match error {
         ServingError::Session(error) => session_error(error),
         ServingError::Client(ClientError::PromptEmpty | ClientError::PromptTooLong { .. }) => {
