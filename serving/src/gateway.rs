@@ -3,6 +3,7 @@
 mod answer;
 mod field;
 mod fields;
+mod openapi;
 mod page;
 mod request;
 mod tokenize;
@@ -148,6 +149,7 @@ impl Gateway {
             .route("/v1/responses", post(create_response))
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
+            .route("/openapi.json", get(openapi::openapi))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn(guard))

@@ -28,7 +28,7 @@ const COMPLETIONS: Known = Known {
 };
 
 /// What the gateway does.
-const DONE: [&str; 18] = [
+pub(super) const DONE: [&str; 18] = [
     "add_generation_prompt",
     "continue_final_message",
     "ignore_eos",

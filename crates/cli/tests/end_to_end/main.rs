@@ -6,6 +6,7 @@ mod doctor;
 mod gateway;
 mod keys;
 mod logs;
+mod openapi;
 mod proxies;
 mod services;
 mod terminal;
