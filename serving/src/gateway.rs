@@ -1,5 +1,6 @@
 //! The OpenAI interface on the user's own machine, in front of private sessions.
 
+mod admission;
 mod answer;
 mod field;
 mod fields;
@@ -18,23 +19,28 @@ use std::{
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{Path as UrlPath, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    extract::{Path as UrlPath, State},
+    http::HeaderMap,
+    middleware,
+    response::Response,
     routing::{get, post},
 };
 use marill_net::{NetError, RequestId, peer_text};
 
+pub use self::admission::{AdmissionOptions, Origin};
 use crate::{
     client::{Client, ClientOptions},
     error::{HttpError, ServingError, SessionError},
-    gateway::answer::{Form, Shape, respond},
+    gateway::{
+        admission::Admission,
+        answer::{Form, Shape, respond},
+    },
     log,
     metrics::{self, Metrics},
     probe,
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
     service::check_running,
+    tls::Tls,
     web::{self, PartitionOf, Sessions},
 };
 
@@ -46,6 +52,9 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 /// How to run a gateway.
 pub struct GatewayOptions {
     pub listen: SocketAddr,
+    /// Needed beyond this machine.
+    pub tls: Tls,
+    pub admission: AdmissionOptions,
     pub client: ClientOptions,
     /// Whether an answer's session waits for a prompt that goes on from it.
     pub keep: bool,
@@ -54,6 +63,7 @@ pub struct GatewayOptions {
 }
 
 pub(crate) struct Gateway {
+    admission: Admission,
     client: Arc<Renewed<Client>>,
     sessions: Arc<Sessions>,
     keep: bool,
@@ -69,11 +79,12 @@ pub(crate) struct Gateway {
 /// # Errors
 /// A port in use, and what [`Client::connect`] and [`web::run`] report.
 pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
-    let bound = web::bind(options.listen, None)?;
+    let admission = Admission::new(&options.admission, options.listen)?;
+    let folder = options.client.state.clone();
+    let bound = web::bind(options.listen, options.tls.identity(&folder)?)?;
     let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
     let client = connect(&options.client, progress)?;
-    let folder = options.client.state.clone();
-    let gateway = Gateway::new(client, sessions.clone(), folder, options.keep);
+    let gateway = Gateway::new(client, sessions.clone(), folder, options.keep, admission);
     let served = gateway.client();
     log::say(&format!(
         "model `{}`, partition `{}`: the prompt stays on this machine",
@@ -111,12 +122,19 @@ fn connect(
 }
 
 impl Gateway {
-    fn new(client: Client, sessions: Arc<Sessions>, folder: PathBuf, keep: bool) -> Arc<Self> {
+    fn new(
+        client: Client,
+        sessions: Arc<Sessions>,
+        folder: PathBuf,
+        keep: bool,
+        admission: Admission,
+    ) -> Arc<Self> {
         let created = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
         let client = Arc::new(Renewed::new(client));
         Arc::new(Self {
+            admission,
             client,
             sessions,
             keep,
@@ -152,7 +170,11 @@ impl Gateway {
             .route("/openapi.json", get(openapi::openapi))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(middleware::from_fn(guard))
+            .layer(self.admission.cors())
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                admission::guard,
+            ))
             .layer(middleware::from_fn_with_state(partition, web::finish))
             .with_state(self.clone())
     }
@@ -165,51 +187,17 @@ impl Gateway {
     }
 }
 
-/// Refuses pages of other sites, by `Host` and `Origin`.
-async fn guard(request: Request, next: Next) -> Response {
-    match foreign(request.headers()) {
-        Some(what) => {
-            let message =
-                format!("`{what}` is not this machine: the gateway answers local programs only");
-            HttpError::new(
-                StatusCode::FORBIDDEN,
-                "invalid_request_error",
-                "forbidden_host",
-                message,
-            )
-            .into_response()
-        }
-        None => next.run(request).await,
-    }
-}
-
-fn foreign(headers: &HeaderMap) -> Option<String> {
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|value: &HeaderValue| value.to_str().unwrap_or("?").to_string())
-    };
-    let host = text(header::HOST).unwrap_or_default();
-    if !is_local(&host) {
-        return Some(host);
-    }
-    let origin = text(header::ORIGIN)?;
-    let authority = origin.strip_prefix("http://").unwrap_or(&origin);
-    (!is_local(authority)).then_some(origin)
-}
-
-fn is_local(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    matches!(host, "127.0.0.1" | "localhost" | "[::1]")
-}
-
-async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
+async fn health(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+) -> Json<serde_json::Value> {
     let client = gateway.client();
     let parameters = &client.parameters;
     let mut told = probe::health("gateway");
+    // Where there are keys, the rest is for those who have one.
+    if !gateway.admission.admits(&headers).await {
+        return Json(told);
+    }
     let more = serde_json::json!({
         "model": client.model_name, "partition_id": parameters.partition_id,
         "server": client.server().endpoint.to_string(), "setting": parameters.setting,
@@ -288,33 +276,4 @@ async fn create_response(
     parsed.request.keep = gateway.keep;
     parsed.request.id = Some(id);
     respond(gateway, client, parsed, Form::Response(repeated)).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_local_names_pass() {
-        for host in ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "[::1]:80"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in [
-            "",
-            "example.org",
-            "127.0.0.1.example.org:80",
-            "localhost.evil:80",
-            "10.0.0.1:80",
-        ] {
-            assert!(!is_local(host), "{host}");
-        }
-        let headers = HeaderMap::from_iter([
-            (header::HOST, HeaderValue::from_static("localhost:1")),
-            (
-                header::ORIGIN,
-                HeaderValue::from_static("https://example.org"),
-            ),
-        ]);
-        assert_eq!(foreign(&headers).as_deref(), Some("https://example.org"));
-    }
 }

@@ -2,7 +2,7 @@
 
 mod charging;
 mod files;
-mod guard;
+pub(crate) mod guard;
 mod input;
 mod masked;
 mod model;

@@ -19,11 +19,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use crate::error::StateError;
-pub(crate) use crate::state::store::{Store, WhenInUse};
 pub use crate::state::{
     files::FileState,
     keys::{KEYS_FILE, Key, Keys, Limits},
     store::{RECORDS_FILE, export},
+};
+pub(crate) use crate::state::{
+    keys::KeyFile,
+    store::{Store, WhenInUse},
 };
 
 /// SHA-256 of an API key: what is stored instead of the key.

@@ -182,7 +182,7 @@ const ARRANGED: [Arranged; 13] = [
     },
     Arranged {
         command: "gateway",
-        groups: &[],
+        groups: &[("Users", &["keys", "allow_anonymous", "origins"])],
         examples: "\
   marill gateway --server https://model.example:8100 --dealer https://dealer.example:8200
   curl http://127.0.0.1:8000/v1/models        what OpenAI clients see",

@@ -35,6 +35,12 @@ pub enum StartError {
          key, and `--allow-anonymous` serves everyone all the same"
     )]
     Anonymous { address: String },
+    #[error(
+        "a gateway without keys answers anyone, with this user's key and budget; on `{address}` \
+         that is the whole network\nhint: `marill keys --keys FILE add NAME` makes a key, \
+         `--keys FILE` asks for one, and `--allow-anonymous` answers everyone all the same"
+    )]
+    OpenGateway { address: String },
     #[error("{reason}")]
     Parties { reason: &'static str },
     #[error("the operating system gives no thread: {0}")]

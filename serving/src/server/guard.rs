@@ -17,7 +17,7 @@ const MAX_WAITING: usize = 64;
 
 /// Failures of the last minute.
 #[derive(Default)]
-pub(super) struct WrongKeys(Mutex<Recent>);
+pub(crate) struct WrongKeys(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
@@ -28,7 +28,7 @@ struct Recent {
 
 impl WrongKeys {
     /// Counts a failure; returns when it may be answered.
-    pub(super) async fn failed(&self) {
+    pub(crate) async fn failed(&self) {
         let Some(wait) = self.count(Instant::now()) else {
             return;
         };

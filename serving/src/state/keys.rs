@@ -111,7 +111,7 @@ pub struct Keys {
 
 /// The keys as a running server sees them: read again when the file has changed, beside those who
 /// are being served.
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     path: PathBuf,
     loaded: Mutex<Loaded>,
     /// Held by the one who reads; the others go on with the keys as they were.
@@ -130,7 +130,7 @@ type Stamp = (SystemTime, u64, u64);
 impl KeyFile {
     /// # Errors
     /// As [`Keys::read`].
-    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let file = Self {
             path: path.into(),
             loaded: Mutex::default(),
@@ -145,7 +145,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// As [`Keys::read`].
-    pub(super) fn current(&self) -> Result<Option<Arc<Keys>>, StateError> {
+    pub(crate) fn current(&self) -> Result<Option<Arc<Keys>>, StateError> {
         let loaded = self.loaded().clone();
         if self.stamp(&loaded)? == loaded.stamp {
             return Ok(loaded.keys);
@@ -173,6 +173,10 @@ impl KeyFile {
         }
         drop(reading);
         Ok(keys)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -250,7 +254,7 @@ impl Keys {
         self.keys.iter()
     }
 
-    pub(super) fn find(&self, digest: &KeyDigest) -> Option<&Key> {
+    pub(crate) fn find(&self, digest: &KeyDigest) -> Option<&Key> {
         self.places
             .get(digest)
             .map(|&place| &self.keys[place])

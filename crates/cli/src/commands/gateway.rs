@@ -1,16 +1,16 @@
 //! `marill gateway`: the OpenAI interface on the user's own machine.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use marill_serving::{
     Endpoint,
-    gateway::{GatewayOptions, run as run_gateway},
+    gateway::{AdmissionOptions, GatewayOptions, Origin, run as run_gateway},
     log,
 };
 
 use crate::{
     args::{
-        listen::{Listen, LogArgs, MetricsArgs, parse_sessions},
+        listen::{Listen, LogArgs, MetricsArgs, TlsArgs, parse_sessions},
         services::{DEFAULT_SERVER, NoKeepArgs, Services},
     },
     output::advice::advise,
@@ -38,6 +38,19 @@ pub struct Args {
     max_sessions: usize,
     #[command(flatten)]
     keep: NoKeepArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Answer the users of these keys only, as `marill keys --keys FILE add NAME` makes them;
+    /// without limits, which are those of the key at the server. Needed beyond this machine
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// Answer everyone beyond this machine too where there is no file of keys: with this user's key
+    /// at the server
+    #[arg(long)]
+    allow_anonymous: bool,
+    /// Let pages of this origin ask, such as `https://app.example`; may stand several times
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<Origin>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -45,6 +58,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let metrics = args.metrics.metrics_listen;
     let options = GatewayOptions {
         listen: args.listen.at(args.port),
+        tls: args.tls.tls(),
+        admission: AdmissionOptions {
+            keys: args.keys,
+            allow_anonymous: args.allow_anonymous,
+            origins: args.origins,
+        },
         client,
         keep: args.keep.keeps(),
         metrics,

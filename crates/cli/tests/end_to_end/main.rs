@@ -1,6 +1,7 @@
 //! Dealer, server, gateway and client as separate processes of the real binary, with a tiny random
 //! model.
 
+mod admission;
 mod deployments;
 mod doctor;
 mod gateway;
