@@ -81,7 +81,22 @@ pub fn tally_step(
     cached: usize,
     rows: usize,
 ) -> Result<Cost, ProtocolError> {
-    let (mut engine, cache, shapes) = tally(spec);
+    tally_step_on(spec, Comparison::OneHot, selection, cached, rows)
+}
+
+/// As [`tally_step`], with these comparisons.
+///
+/// # Errors
+/// As [`tally_step`].
+pub fn tally_step_on(
+    spec: &ProgramSpec,
+    comparison: Comparison,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+) -> Result<Cost, ProtocolError> {
+    let (engine, cache, shapes) = tally(spec);
+    let mut engine = engine.with_comparison(comparison);
     let mut cache = cache.with_sampling(selection.shape());
     check_remaining_context(spec, cached, rows)?;
     if cached > 0 {

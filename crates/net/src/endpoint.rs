@@ -49,6 +49,18 @@ impl Endpoint {
         &self.prefix
     }
 
+    /// The host's name or address, without a port or brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether it is spoken to in plain text, as only a place on this machine is.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.trust.is_none()
+    }
+
     /// Whether it is named as a place on this machine; a name that only resolves to one is not.
     #[must_use]
     pub fn is_here(&self) -> bool {
