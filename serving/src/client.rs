@@ -12,6 +12,7 @@ mod opener;
 mod outsourced;
 mod precompute;
 mod prefixes;
+mod progress;
 mod prompt;
 mod session;
 mod state;
@@ -23,7 +24,7 @@ use std::{
 };
 
 use marill_model::{ChatTemplate, Tokenizer};
-use marill_mpc::ProgramSpec;
+use marill_mpc::{Comparison, ProgramSpec};
 use marill_net::{Cutter, Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
 
@@ -34,6 +35,7 @@ pub use crate::client::{
     cost::{Cost, Offline},
     generate::Opening,
     opener::{CorrelationPreference, SessionOpener},
+    progress::{StepProgress, StepShape},
     session::SecureSession,
     state::ClientState,
 };
@@ -211,6 +213,35 @@ impl Client {
             .as_ref()
             .unwrap_or(&self.sessions.dealer);
         self.sessions.server.endpoint.is_here() && third.endpoint.is_here()
+    }
+
+    /// The services that this client talks to, by role: `server`, and `dealer` or `party` where it
+    /// talks to one.
+    pub fn services(&self) -> Vec<(&'static str, &HttpClient)> {
+        let server = ("server", &self.sessions.server);
+        let third = match &self.sessions.party {
+            _ if self.parameters.is_two_party() => None,
+            Some(party) => Some(("party", party)),
+            None => Some(("dealer", &self.sessions.dealer)),
+        };
+        std::iter::once(server).chain(third).collect()
+    }
+
+    /// Whether streamed sessions of this client can wait for a further turn, as
+    /// [`SecureSession::can_wait`] has it, and the server keeps them.
+    pub fn keeps_sessions(&self) -> bool {
+        let can_wait = match self.parameters.is_two_party() {
+            true => true,
+            false => {
+                !self.parameters.is_shared() && self.parameters.comparison == Comparison::OneHot
+            }
+        };
+        can_wait && !self.keep.is_zero()
+    }
+
+    /// Whether the server samples tokens.
+    pub fn samples(&self) -> bool {
+        self.sampling
     }
 
     /// Layers that run here in clear.

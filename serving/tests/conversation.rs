@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use marill_mpc::{Comparison, Sampling, Twin, random_model::tiny_spec};
+use marill_mpc::{Comparison, Sampling, Twin, cost::Cost, random_model::tiny_spec};
 use marill_net::http::HttpClient;
 use marill_partition::{ExportOptions, Partition, export};
 use marill_serving::{
@@ -269,7 +269,8 @@ impl Served {
             Services::Alone(server) => [&server.endpoint, &nobody],
         };
         let [server, dealer] = endpoints.map(Clone::clone);
-        let client = client(at, (&server, &dealer), setting, max_sessions);
+        let comparison = ComparisonChoice::Open;
+        let client = client(at, (&server, &dealer), (setting, comparison), max_sessions);
         Self {
             services,
             client,
@@ -283,7 +284,7 @@ impl Served {
 fn client(
     at: &Path,
     (server, dealer): (&Endpoint, &Endpoint),
-    setting: Setting,
+    (setting, comparison): (Setting, ComparisonChoice),
     max_sessions: usize,
 ) -> Client {
     let options = ClientOptions {
@@ -295,7 +296,7 @@ fn client(
         max_sessions,
         source: CorrelationPreference::Any,
         party: None,
-        comparison: ComparisonChoice::Open,
+        comparison,
         setting: Some(setting),
         set_ups: SetUpLimits::CLIENT,
     };
@@ -375,7 +376,8 @@ fn a_lost_session_starts_anew() {
     let answer = ask(&served.client, &prompt, true, None);
     // The server keeps one session, and another client's is newer.
     let services = (&served.server, &served.dealer);
-    let other = client(served.folder.path(), services, Setting::Dealer, 1);
+    let form = (Setting::Dealer, ComparisonChoice::Open);
+    let other = client(served.folder.path(), services, form, 1);
     ask(&other, &[7, 7], true, None);
     let further = next(&prompt, &answer);
     let kept = ask(&served.client, &further, true, None);
@@ -528,5 +530,91 @@ fn a_session_that_is_cut_off_is_never_gone_on_with() {
             assert_eq!(anew.cached_tokens, 0);
             client.end_kept();
         }
+    }
+}
+
+/// An answer, the bytes of its prompt's step by the end of that step, and what they were to be.
+fn followed(client: &Client, prompt: &[u32], sampling: Option<Sampling>) -> (Answer, u64, Cost) {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        max_tokens: Some(3),
+        ignore_eos: true,
+        sampling,
+        keep: true,
+        ..Request::default()
+    };
+    let mut step = None;
+    let mut bytes = 0;
+    let answer = client.generate(&request, &mut |event| {
+        match event {
+            Event::Step(progress) => {
+                assert_eq!(progress.bytes(), 0);
+                step = Some(progress);
+            }
+            Event::Phase("token") if bytes == 0 => bytes = step.as_ref().unwrap().bytes(),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    let counted = client.tallied(step.unwrap().shape).unwrap();
+    (answer.unwrap(), bytes, counted.unwrap())
+}
+
+/// A step's own announcement to the server is not counted.
+const ANNOUNCED: std::ops::Range<u64> = 1..65;
+
+#[test]
+fn a_prompts_bytes_are_known_before_it_is_computed() {
+    let served = Served::new(2);
+    let prompt = [1, 2, 3];
+    for sampling in [
+        None,
+        Sampling::new(0.8, None).unwrap(),
+        Sampling::new(0.8, Some(5)).unwrap(),
+    ] {
+        let (answer, bytes, counted) = followed(&served.client, &prompt, sampling);
+        let total = counted.e0_to_e1_bytes + counted.e1_to_e0_bytes;
+        assert!(ANNOUNCED.contains(&(bytes - total)), "{bytes}, {total}");
+        assert_eq!(answer.prefill.rounds, counted.rounds);
+        // A further turn begins behind what is cached.
+        let further = next(&prompt, &answer);
+        let (kept, bytes, counted) = followed(&served.client, &further, sampling);
+        assert!(kept.cached_tokens > 0);
+        let total = counted.e0_to_e1_bytes + counted.e1_to_e0_bytes;
+        assert!(ANNOUNCED.contains(&(bytes - total)), "{bytes}, {total}");
+        assert_eq!(kept.prefill.rounds, counted.rounds);
+    }
+}
+
+#[test]
+fn a_prompts_bytes_with_dcf_are_known_before() {
+    let served = Served::new(1);
+    let form = (Setting::Dealer, ComparisonChoice::Dcf);
+    let at = served.folder.path();
+    let client = client(at, (&served.server, &served.dealer), form, 1);
+    let sampling = Sampling::new(0.8, None).unwrap();
+    let (answer, bytes, counted) = followed(&client, &[1, 2, 3], sampling);
+    let total = counted.e0_to_e1_bytes + counted.e1_to_e0_bytes;
+    assert!(ANNOUNCED.contains(&(bytes - total)), "{bytes}, {total}");
+    assert_eq!(answer.prefill.rounds, counted.rounds);
+}
+
+/// What sets a session up, and transfers that are made for later steps: 20 MiB at the most, which
+/// is little beside the prompt of a model that is not tiny.
+const NOT_COUNTED: std::ops::Range<u64> = 0..20 << 20;
+
+#[test]
+fn a_prompts_bytes_between_two_parties_are_estimated() {
+    let served = Served::with(Setting::TwoParties, 1);
+    for name in ["first", "second"] {
+        let (_, bytes, counted) = followed(&served.client, &[1, 2, 3], None);
+        let total = counted.e0_to_e1_bytes + counted.e1_to_e0_bytes;
+        assert!(total > 1 << 20, "{name}: {total}");
+        let more = bytes.checked_sub(total);
+        assert!(
+            more.is_some_and(|more| NOT_COUNTED.contains(&more)),
+            "{name}: {bytes}, {total}"
+        );
+        served.client.end_kept();
     }
 }

@@ -8,6 +8,7 @@ use marill_net::RequestId;
 use crate::{
     client::{
         cost::{Cost, Offline},
+        progress::StepProgress,
         session::SecureSession,
     },
     terms::Correlations,
@@ -41,6 +42,9 @@ pub struct Request {
 pub enum Event {
     /// `session`, `prefill` or `token`.
     Phase(&'static str),
+    /// Behind the phase `prefill`, where the prompt is computed step by step together with a
+    /// server.
+    Step(StepProgress),
     /// Whole characters of the answer.
     Text(String),
 }

@@ -2,11 +2,13 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
+use marill_mpc::Selection;
 use marill_net::RequestId;
 
 use crate::{
     client::{
-        Answer, Client, CorrelationPreference, Event, Finish, Request, SecureSession,
+        Answer, Client, CorrelationPreference, Event, Finish, Request, SecureSession, StepProgress,
+        StepShape,
         cost::Offline,
         detokenize::TextStream,
         kept::{Borrowed, KeptSession},
@@ -125,7 +127,7 @@ impl Client {
         let session = opening(&mut || sessions.open_for(bucket, limit, source, request.sampling))?;
         let answer = Answer::begun(request, &id, &session, started.elapsed());
         let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
-        let token = match generation.begin(on_event) {
+        let token = match generation.begin((0, bucket), on_event) {
             true => Some(generation.prefill(input)?),
             false => None,
         };
@@ -154,6 +156,7 @@ impl Client {
         let _ = on_event(Event::Phase("session"));
         let started = Instant::now();
         let seen = kept.tokens.len();
+        let positions = kept.positions;
         let (mut session, mut prefix, offline_before) = kept.wake();
         let input = self.input(&mut prefix, &request.prompt[seen..])?;
         // What is prepared is for single rows; a turn of several drops it.
@@ -167,7 +170,8 @@ impl Client {
         answer.cached_tokens = seen;
         let mut generation = Generation::new(self, request, limit, (session, prefix), answer);
         generation.offline_before = offline_before;
-        if !generation.begin(on_event) {
+        let rows = request.prompt.len() - seen;
+        if !generation.begin((positions, rows), on_event) {
             return Ok(Some(generation.end(on_event)));
         }
         match generation.extend(input) {
@@ -246,9 +250,17 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// Whether the first token is wanted.
-    fn begin(&mut self, on_event: OnEvent<'_>) -> bool {
-        let goes_on = on_event(Event::Phase("prefill")).is_continue();
+    /// Whether the first token is wanted, of so many rows behind so many positions.
+    fn begin(&mut self, (cached, rows): (usize, usize), on_event: OnEvent<'_>) -> bool {
+        let shape = StepShape {
+            cached,
+            rows,
+            comparison: self.session.comparison,
+            selection: Selection::of(self.request.sampling),
+        };
+        let progress = StepProgress::begin(shape, self.session.meter());
+        let goes_on = on_event(Event::Phase("prefill")).is_continue()
+            && on_event(Event::Step(progress)).is_continue();
         if !goes_on {
             self.answer.finish = Finish::Cancelled;
         }

@@ -24,7 +24,7 @@ const PEERS: [&str; 2] = ["computing party", "server"];
 /// The connections to E0 and E1.
 pub(super) struct SharedConnections {
     connections: [Peer; 2],
-    meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
     steps: u64,
 }
 

@@ -288,6 +288,14 @@ impl SecureSession {
         }
     }
 
+    /// What counts this client's frames.
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        match &self.inner {
+            Inner::Own { meter, .. } | Inner::TwoParty { meter, .. } => meter.clone(),
+            Inner::Shared(connections) => connections.meter.clone(),
+        }
+    }
+
     fn since(&self, before: Cost) -> Cost {
         let after = self.cost();
         Cost {

@@ -137,6 +137,7 @@ impl<'a> Conversation<'a> {
                 Event::Phase(phase @ ("session" | "prefill")) => {
                     waiting.show(&waited_for(phase, tokens));
                 }
+                Event::Step(_) => {}
                 // The prompt is behind us.
                 Event::Phase(_) => {
                     waiting.hide();
