@@ -4,9 +4,11 @@ mod admission;
 mod answer;
 mod field;
 mod fields;
+mod live;
 mod openapi;
 mod page;
 mod request;
+mod running;
 mod tokenize;
 
 use std::{
@@ -34,6 +36,7 @@ use crate::{
     gateway::{
         admission::Admission,
         answer::{Form, Shape, respond},
+        running::Running,
     },
     log,
     metrics::{self, Metrics},
@@ -72,6 +75,9 @@ pub(crate) struct Gateway {
     /// Holds its records.
     folder: PathBuf,
     readiness: Readiness,
+    running: Arc<Running>,
+    /// Where metrics are to be served.
+    metrics_at: Option<SocketAddr>,
 }
 
 /// Fetches the public part, then serves until a signal.
@@ -84,7 +90,7 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let bound = web::bind(options.listen, options.tls.identity(&folder)?)?;
     let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
     let client = connect(&options.client, progress)?;
-    let gateway = Gateway::new(client, sessions.clone(), folder, options.keep, admission);
+    let gateway = Gateway::new(client, sessions.clone(), folder, options, admission);
     let served = gateway.client();
     log::say(&format!(
         "model `{}`, partition `{}`: the prompt stays on this machine",
@@ -98,6 +104,8 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let make = move || Client::connect(&services, &mut |line| tracing::info!("{line}"));
     let server_of = |client: &Client| (client.server().clone(), client.parameters.clone());
     gateway.client.watch(server_of, make)?;
+    // The first look is now.
+    gateway.client.hint();
     let metrics = metrics::listen(options.metrics, &gateway.metrics, &sessions)?;
     Ok(web::run(bound, gateway.app(), &sessions, metrics)?)
 }
@@ -126,7 +134,7 @@ impl Gateway {
         client: Client,
         sessions: Arc<Sessions>,
         folder: PathBuf,
-        keep: bool,
+        options: &GatewayOptions,
         admission: Admission,
     ) -> Arc<Self> {
         let created = SystemTime::now()
@@ -137,11 +145,13 @@ impl Gateway {
             admission,
             client,
             sessions,
-            keep,
+            keep: options.keep,
             metrics: Arc::default(),
             created,
             folder,
             readiness: Readiness::default(),
+            running: Arc::default(),
+            metrics_at: options.metrics,
         })
     }
 
@@ -158,6 +168,7 @@ impl Gateway {
             .route("/", get(page::index))
             .route("/style.css", get(page::style))
             .route("/page.js", get(page::script))
+            .route("/status", get(live::status))
             .route("/health", get(health))
             .route("/ready", get(ready))
             .route("/v1/models", get(models))

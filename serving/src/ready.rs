@@ -10,7 +10,8 @@ use std::{
 use marill_net::http::HttpClient;
 
 use crate::{
-    error::{HttpError, ServingError, StartError},
+    error::{HttpError, ServingError, SessionError, StartError, refused},
+    probe::ask_ready,
     secret_files::check_remaining_context,
     terms::SessionParameters,
     web::{self},
@@ -78,20 +79,31 @@ pub(crate) enum Found {
     Changed,
 }
 
+/// What a look at a server found, and why it is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) found: Found,
+    pub(crate) reason: Option<String>,
+}
+
 /// What belongs to a server's partition: exchanged as a whole when the server serves another one.
 pub(crate) struct Renewed<T> {
     current: RwLock<Arc<T>>,
+    /// Locked while a look is taken.
     last: Mutex<Option<(Instant, Found)>>,
+    /// The same for those who do not wait for a look.
+    seen: Mutex<Option<Seen>>,
     hinted: Mutex<bool>,
     hint: Condvar,
 }
 
 impl<T> Renewed<T> {
     pub(crate) fn new(current: T) -> Self {
-        let (last, hinted, hint) = Default::default();
+        let (last, seen, hinted, hint) = Default::default();
         Self {
             current: RwLock::new(Arc::new(current)),
             last,
+            seen,
             hinted,
             hint,
         }
@@ -110,16 +122,23 @@ impl<T> Renewed<T> {
         match *last {
             Some((at, found)) if at.elapsed() < HOLDS => found,
             _ => {
-                let found = find(server, parameters);
+                let seen = find(server, parameters);
+                let found = seen.found;
                 *last = Some((Instant::now(), found));
+                *lock(&self.seen) = Some(seen);
                 found
             }
         }
     }
 
-    /// What the last look found, without another one.
+    /// What the last look found, without another one; none before the first, and behind a renewal.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        lock(&self.seen).clone()
+    }
+
+    /// Whether the last look found another partition; nobody waits here for a look.
     pub(crate) fn is_changed(&self) -> bool {
-        matches!(*lock(&self.last), Some((_, Found::Changed)))
+        self.seen().is_some_and(|seen| seen.found == Found::Changed)
     }
 
     /// A session was refused for its partition: worth a look now.
@@ -167,6 +186,7 @@ impl<T> Renewed<T> {
                             .write()
                             .unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                         *lock(&renewed.last) = None;
+                        *lock(&renewed.seen) = None;
                         tracing::info!("the new partition is in use");
                     }
                     Err(error) => {
@@ -187,20 +207,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether the server is ready for sessions under these parameters, as far as its list of models
 /// tells.
-fn find(server: &HttpClient, parameters: &SessionParameters) -> Found {
+fn find(server: &HttpClient, parameters: &SessionParameters) -> Seen {
+    const SERVER: &str = "server";
+    let not_ready = |reason: String| Seen {
+        found: Found::NotReady,
+        reason: Some(reason),
+    };
     let models = server
         .clone()
         .with_limit(PATIENCE)
         .get("/v1/models", MAX_ANSWER_BYTES);
-    let models = models.ok().filter(|answer| answer.status == 200);
-    let served =
-        models.and_then(|answer| serde_json::from_slice::<serde_json::Value>(&answer.body).ok());
+    let models = match models {
+        Ok(answer) if answer.status == 200 => answer,
+        Ok(answer) => return not_ready(refused(SERVER, &answer).to_string()),
+        Err(error) => return not_ready(SessionError::net(SERVER)(error).to_string()),
+    };
+    let served = serde_json::from_slice::<serde_json::Value>(&models.body).ok();
     let Some(candidate) = served
         .as_ref()
         .map(|models| &models["data"][0])
         .filter(|candidate| candidate.is_object())
     else {
-        return Found::NotReady;
+        return not_ready("the server's list of models is not understood".into());
     };
     let ours = [
         ("partition_id", &parameters.partition_id),
@@ -208,13 +236,21 @@ fn find(server: &HttpClient, parameters: &SessionParameters) -> Found {
         ("rounding", &parameters.rounding),
         ("e0", &parameters.e0),
     ];
-    match ours
+    let is_ours = ours
         .iter()
-        .all(|(name, ours)| candidate[*name] == ours.as_str())
-    {
-        false => Found::Changed,
-        true if says_ready(server) => Found::Ready,
-        true => Found::NotReady,
+        .all(|(name, ours)| candidate[*name] == ours.as_str());
+    if !is_ours {
+        return Seen {
+            found: Found::Changed,
+            reason: None,
+        };
+    }
+    match ask_ready(server, SERVER) {
+        Ok(()) => Seen {
+            found: Found::Ready,
+            reason: None,
+        },
+        Err(error) => not_ready(error.to_string()),
     }
 }
 

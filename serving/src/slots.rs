@@ -71,6 +71,11 @@ impl Sessions {
         self.times().running.len()
     }
 
+    /// Sessions that may run at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }

@@ -31,6 +31,7 @@ use crate::{
             turn::in_turn,
         },
         request::Parsed,
+        running::Entry,
     },
     metrics::Metrics,
     ready::partition_changed,
@@ -75,6 +76,14 @@ impl Frames {
             }
             Form::Response(repeated) => Self::Response(ResponseFrame::new(client, repeated)?),
         })
+    }
+
+    /// Names the answer, to its caller and at `/status`.
+    fn id(&self) -> &str {
+        match self {
+            Self::Completion { frame, .. } => frame.id(),
+            Self::Response(frame) => frame.id(),
+        }
     }
 
     fn whole(&self, answer: &Answer) -> Value {
@@ -133,11 +142,12 @@ pub(super) async fn respond(
     }
     let frames = Frames::new(&client, form, &parsed)?;
     let stream = parsed.stream;
+    let entry = gateway.running.enter(frames.id(), client.clone());
     // First come, first served; who hangs up has left the queue.
     let slot = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
     let slot = slot.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
     let id = parsed.request.id.clone();
-    let mut updates = start(gateway, client, parsed, slot)?;
+    let mut updates = start(gateway, client, parsed, (slot, entry))?;
     // Until the session stands, a failure has an HTTP status of its own.
     match updates.recv().await {
         Some(Update::Opened) => {}
@@ -162,7 +172,7 @@ fn start(
     gateway: Arc<Gateway>,
     client: Arc<Client>,
     parsed: Parsed,
-    slot: SessionSlot,
+    (slot, entry): (SessionSlot, Entry),
 ) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -174,10 +184,11 @@ fn start(
             let _slot = slot;
             Metrics::add(&gateway.metrics.sessions_started, 1);
             let mut on_event = |event| {
+                entry.hear(&event);
                 let sent = match event {
                     Event::Phase("prefill") => sender.send(Update::Opened),
                     Event::Phase(_) if sender.is_closed() => return ControlFlow::Break(()),
-                    Event::Phase(_) => Ok(()),
+                    Event::Phase(_) | Event::Step(_) => Ok(()),
                     Event::Text(text) => sender.send(Update::Text(text)),
                 };
                 if sent.is_ok() {

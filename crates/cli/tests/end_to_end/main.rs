@@ -8,6 +8,7 @@ mod gateway;
 mod keys;
 mod logs;
 mod openapi;
+mod page;
 mod proxies;
 mod services;
 mod terminal;

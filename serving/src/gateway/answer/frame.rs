@@ -50,6 +50,11 @@ impl Frame {
         })
     }
 
+    /// Names the answer, to its caller and at `/status`.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     fn object(&self, chunk: bool, choices: Value) -> Value {
         let object = match (self.shape, chunk) {
             (Shape::Chat, false) => "chat.completion",

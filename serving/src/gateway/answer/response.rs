@@ -24,6 +24,11 @@ pub(super) struct ResponseFrame {
 }
 
 impl ResponseFrame {
+    /// Names the answer, to its caller and at `/status`.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn new(client: &Client, repeated: Map<String, Value>) -> Result<Self, HttpError> {
         Ok(Self {
             id: fresh_id("resp_")?,
