@@ -165,9 +165,7 @@ impl Gateway {
         let partition: PartitionOf =
             Arc::new(move || Some(gateway.client().parameters.partition_id.clone()));
         Router::new()
-            .route("/", get(page::index))
-            .route("/style.css", get(page::style))
-            .route("/page.js", get(page::script))
+            .merge(page::routes())
             .route("/status", get(live::status))
             .route("/health", get(health))
             .route("/ready", get(ready))

@@ -3,11 +3,11 @@
 use std::{io::ErrorKind, path::Path, process::Command};
 
 #[test]
-fn the_page_never_sends_what_its_user_threw_away() {
+fn the_page_sends_and_says_what_it_should() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut node = Command::new("node");
     node.arg(root.join("tests/page/page.mjs"))
-        .arg(root.join("src/gateway/page/page.js"));
+        .arg(root.join("src/gateway/page"));
     match node.output() {
         Ok(output) => assert!(
             output.status.success(),

@@ -25,10 +25,14 @@ use crate::{
 };
 
 /// What needs no key: what shows nothing of the model, the server or an answer.
-const OPEN: [&str; 6] = [
+const OPEN: [&str; 10] = [
     "/",
-    "/style.css",
+    "/icon.svg",
+    "/markdown.js",
     "/page.js",
+    "/panel.js",
+    "/progress.js",
+    "/style.css",
     "/health",
     "/ready",
     "/openapi.json",

@@ -1,27 +1,41 @@
-//! The gateway's page: three files of its own and nothing from elsewhere.
+//! The gateway's page: a few files of its own and nothing from elsewhere.
 
 use axum::{
+    Router,
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
 
-/// Scripts, styles and connections of this origin only; no frame may hold the page.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Scripts, styles, images and connections of this origin only; no frame may hold the page, and no
+/// text becomes markup.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'";
 
-pub(super) async fn index() -> Response {
-    answer("text/html; charset=utf-8", include_str!("page/index.html"))
-}
+const HTML: &str = "text/html; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const ICON: &str = "image/svg+xml";
 
-pub(super) async fn style() -> Response {
-    answer("text/css; charset=utf-8", include_str!("page/style.css"))
-}
+/// Where each file is, its kind, and its text.
+const FILES: [(&str, &str, &str); 7] = [
+    ("/", HTML, include_str!("page/index.html")),
+    ("/style.css", STYLE, include_str!("page/style.css")),
+    ("/markdown.js", SCRIPT, include_str!("page/markdown.js")),
+    ("/panel.js", SCRIPT, include_str!("page/panel.js")),
+    ("/progress.js", SCRIPT, include_str!("page/progress.js")),
+    ("/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/icon.svg", ICON, include_str!("page/icon.svg")),
+];
 
-pub(super) async fn script() -> Response {
-    answer(
-        "text/javascript; charset=utf-8",
-        include_str!("page/page.js"),
-    )
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, body)| {
+            router.route(path, get(move || async move { answer(kind, body) }))
+        })
 }
 
 fn answer(kind: &'static str, body: &'static str) -> Response {
@@ -43,15 +57,16 @@ fn answer(kind: &'static str, body: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere_and_keeps_nothing() {
-        for text in [
-            include_str!("page/index.html"),
-            include_str!("page/style.css"),
-            include_str!("page/page.js"),
-        ] {
+        // A name, which nothing is loaded from.
+        const NAMESPACE: &str = "http://www.w3.org/2000/svg";
+        for (path, _, text) in FILES {
+            let text = text.replace(NAMESPACE, "");
             for foreign in [
                 "http://",
                 "https://",
@@ -59,12 +74,31 @@ mod tests {
                 "@import",
                 "localStorage",
                 "sessionStorage",
+                "indexedDB",
+                "cookie",
                 "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "style=",
+                "onclick=",
             ] {
-                assert!(!text.contains(foreign), "{foreign}");
+                assert!(!text.contains(foreign), "{foreign} in {path}");
             }
         }
         let policy = HeaderValue::from_static(POLICY);
         assert!(!policy.to_str().unwrap().contains("unsafe"));
+    }
+
+    #[test]
+    fn the_page_names_no_file_that_is_not_served() {
+        let page = FILES[0].2;
+        let named: BTreeSet<_> = page
+            .split('"')
+            .filter(|text| text.starts_with('/'))
+            .collect();
+        let served: BTreeSet<_> = FILES[1..].iter().map(|(path, ..)| *path).collect();
+        assert_eq!(named, served);
     }
 }

@@ -1,6 +1,10 @@
-//! The gateway's page: what `/status` tells it, in every setting.
+//! The gateway's page: what `/status` tells it, in every setting, and the page itself in a browser.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use marill_testkit::processes::{Service, World, marill};
 use serde_json::{Value, json};
@@ -142,4 +146,22 @@ fn status_says_that_a_server_is_lost_and_why() {
     let lost = until(&gateway, "the loss", |told| told["state"] == "lost");
     let reason = lost["reason"].as_str().unwrap();
     assert!(reason.contains(&address), "{reason}");
+}
+
+/// `npm ci --prefix serving/tests/page` comes before, and Chromium is there.
+#[test]
+#[ignore = "needs Node.js, Chromium and packages of npm; takes minutes"]
+fn the_page_holds_in_a_browser_in_every_setting() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for form in ["dealer", "3pc", "2pc", "party"] {
+        let world = World::new();
+        let services = services(&world, form);
+        let mut node = Command::new("node");
+        node.arg(root.join("serving/tests/page/browser.mjs"));
+        if form != "dealer" {
+            node.arg("--brief");
+        }
+        let status = node.arg(&services.last().unwrap().url).status().unwrap();
+        assert!(status.success(), "{form}");
+    }
 }
