@@ -49,7 +49,14 @@ fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         if path.is_dir() {
             // Reports are evidence and keep the words of their day.
-            let skipped = ["target", "runs", "models", "shared", "reports"];
+            let skipped = [
+                "target",
+                "runs",
+                "models",
+                "shared",
+                "reports",
+                "node_modules",
+            ];
             if !skipped.contains(&&*name) && !name.starts_with('.') {
                 pages(&path, found);
             }

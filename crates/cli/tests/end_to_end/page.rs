@@ -73,11 +73,10 @@ fn status_names_who_takes_part_in_every_setting() {
             (&json!(setting), &json!(e0))
         );
         let parties = ready["parties"].as_array().unwrap();
-        let of = |key: &str| parties.iter().map(|party| party[key].clone()).collect();
-        let (found, addresses): (Vec<Value>, Vec<Value>) = (of("role"), of("address"));
+        let found: Vec<_> = parties.iter().map(|party| &party["role"]).collect();
         assert_eq!(json!(found), json!(roles), "{form}");
-        for address in &addresses {
-            let address = address.as_str().unwrap();
+        for party in parties {
+            let address = party["address"].as_str().unwrap();
             assert!(
                 services.iter().any(|service| service.url == address),
                 "{address}"
