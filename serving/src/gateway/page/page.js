@@ -94,10 +94,11 @@ function showButton() {
 async function look() {
   try {
     const response = await fetch("/status", { signal: AbortSignal.timeout(PATIENCE) });
-    if (!response.ok) throw new Error();
+    if (!response.ok) throw await refusal(response);
     live = await response.json();
-  } catch {
-    live = { ...live, state: "lost", reason: "the gateway does not answer", answers: [] };
+  } catch (error) {
+    const reason = error.isRefusal ? error.message : "the gateway does not answer";
+    live = { ...live, state: "lost", reason, answers: [] };
   }
   showState();
   showProgress();
@@ -113,7 +114,7 @@ function showState() {
   const state = running && live.state === "ready" ? "busy" : live.state;
   $("state").dataset.state = state;
   put($("state"), state);
-  if (!live.parties) return put($("session"), "the gateway does not answer");
+  if (!live.parties) return put($("session"), live.reason);
   put($("model"), live.model);
   document.title = `${live.model} · Marill`;
   put($("session"), stateLine(live));
@@ -206,7 +207,7 @@ async function refusal(response) {
   const { error } = await response.json();
   const wait = response.headers.get("retry-after");
   const again = wait ? ` (to be tried again in ${duration(+wait)})` : "";
-  return new Error(error.message + again);
+  return Object.assign(new Error(error.message + again), { isRefusal: true });
 }
 
 // What is asked for: the conversation so far, under the settings of now.
