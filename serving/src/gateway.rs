@@ -141,11 +141,13 @@ impl Gateway {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
         let client = Arc::new(Renewed::new(client));
+        // Several users would go on in each other's sessions, and learn by it what was asked.
+        let keep = options.keep && admission.is_one_users();
         Arc::new(Self {
             admission,
             client,
             sessions,
-            keep: options.keep,
+            keep,
             metrics: Arc::default(),
             created,
             folder,
@@ -179,11 +181,12 @@ impl Gateway {
             .route("/openapi.json", get(openapi::openapi))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(self.admission.cors())
             .layer(middleware::from_fn_with_state(
                 self.clone(),
                 admission::guard,
             ))
+            // Outside the guard, so that a page can read why it is refused.
+            .layer(self.admission.cors())
             .layer(middleware::from_fn_with_state(partition, web::finish))
             .with_state(self.clone())
     }

@@ -138,13 +138,12 @@ impl Admission {
             return Some(host);
         }
         let origin = text(header::ORIGIN)?;
-        let authority = ["http://", "https://"]
-            .iter()
-            .find_map(|scheme| origin.strip_prefix(scheme));
+        let secure = origin.strip_prefix("https://");
+        let authority = secure.or_else(|| origin.strip_prefix("http://"));
         let is_own = match (self.is_local, authority) {
             (true, authority) => is_local(authority.unwrap_or(&origin)),
             // Its own page. Under TLS no other site has its name.
-            (false, authority) => authority == Some(host.as_str()),
+            (false, _) => secure == Some(host.as_str()),
         };
         let is_named = || {
             self.origins
@@ -152,6 +151,16 @@ impl Admission {
                 .any(|named| named.0.as_bytes() == origin.as_bytes())
         };
         (!is_own && !is_named()).then_some(origin)
+    }
+
+    /// Whether all requests are of one user: programs of this machine, without keys.
+    pub(super) fn is_one_users(&self) -> bool {
+        self.is_local && self.keys.is_none()
+    }
+
+    /// Whether it listens beyond this machine.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        !self.is_local
     }
 
     /// Whether a request needs no key, or shows one.

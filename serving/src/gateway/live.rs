@@ -40,14 +40,18 @@ pub(super) async fn status(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
         "samples": client.samples(),
         "keeps_sessions": gateway.keep && client.keeps_sessions(),
         "demonstration": client.is_demonstration(),
-        "warnings": warnings_of(&client, gateway.metrics_at),
+        "warnings": warnings_of(&client, gateway.metrics_at, gateway.admission.is_elsewhere()),
         "api_key": client.server().bearer.is_some(),
         "parties": client.services().into_iter().map(party).collect::<Vec<_>>(),
         "sessions": {
             "active": active, "waiting": gateway.sessions.waiting(),
             "limit": gateway.sessions.limit(), "kept": client.kept(),
         },
-        "answers": gateway.running.told(),
+        // Lengths and times of each other are none of several users' business.
+        "answers": match gateway.admission.is_one_users() {
+            true => gateway.running.told(),
+            false => Vec::new(),
+        },
     }))
 }
 
@@ -87,13 +91,21 @@ fn party((role, service): (&'static str, &HttpClient)) -> Value {
     })
 }
 
-fn warnings_of(client: &Client, metrics: Option<SocketAddr>) -> Vec<Value> {
+fn warnings_of(client: &Client, metrics: Option<SocketAddr>, is_elsewhere: bool) -> Vec<Value> {
     let services = client.services();
     let services: Vec<_> = services
         .iter()
         .map(|(role, service)| (*role, &service.endpoint))
         .collect();
-    warnings(&services, client.is_demonstration(), metrics)
+    let mut found = warnings(&services, client.is_demonstration(), metrics);
+    if is_elsewhere {
+        found.push(json!({
+            "code": "gateway_elsewhere",
+            "message": "this gateway answers other machines too: whoever runs it reads all \
+                        conversations",
+        }));
+    }
+    found
 }
 
 fn name_of(role: &str) -> &str {

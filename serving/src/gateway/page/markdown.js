@@ -46,12 +46,21 @@ function* spans(text, depth = 0) {
 }
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
-const HEADING = /^ {0,3}#{1,6}\s+(.*?)\s*#*\s*$/;
+const HEADING = /^ {0,3}#{1,6}\s+(.*)$/;
 const RULE = /^ {0,3}(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
 const CELLS = /^ *\|?.*\|.*$/;
 const TABLE_RULE = /^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$/;
+
+// What a heading says, without the signs that close it. A loop: patterns that end in two runs of
+// spaces take time with the cube of their length.
+function heading(line) {
+  const text = HEADING.exec(line)[1];
+  let end = text.length;
+  while (end > 0 && " \t#".includes(text[end - 1])) end -= 1;
+  return text.slice(0, end);
+}
 
 const begins = (line) =>
   FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
@@ -122,7 +131,7 @@ function* blocks(lines, depth = 0) {
     if (!line.trim()) lines.shift();
     else if (depth >= MAX_DEPTH) yield element("p", lines.splice(0).join("\n"));
     else if (FENCE.test(line)) yield fenced(lines);
-    else if (HEADING.test(line)) yield element("h3", ...spans(HEADING.exec(lines.shift())[1]));
+    else if (HEADING.test(line)) yield element("h3", ...spans(heading(lines.shift())));
     else if (RULE.test(line)) {
       lines.shift();
       yield element("hr");

@@ -7,7 +7,7 @@ const PARTIES = {
 };
 const ROLES = { server: "Server", dealer: "Dealer", party: "Computing party" };
 // Where a conversation may be read by one operator, no session is called private.
-const NOT_PRIVATE = ["one_machine", "one_host"];
+const NOT_PRIVATE = ["one_machine", "one_host", "gateway_elsewhere"];
 
 const hostOf = (status) => status.parties[0].address.replace(/^\w+:\/\//, "").split("#")[0];
 
