@@ -25,6 +25,10 @@ pub fn marill() -> Command {
     let binary = std::env::var_os("CARGO_BIN_EXE_marill");
     let mut command = Command::new(binary.expect("cargo names the binary to its tests"));
     command.stdin(Stdio::null());
+    // Of whoever runs the tests.
+    for name in ["https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
     command
 }
 
