@@ -9,6 +9,8 @@ pub struct Traffic {
     pub bytes_received: u64,
     /// What the dealer sent to this evaluator.
     pub dealer_bytes: u64,
+    /// What E0 sent to E1 before steps, to prepare them; in no other of these figures.
+    pub offline_bytes: u64,
 }
 
 /// What a step costs, counted over shapes.

@@ -42,7 +42,11 @@ pub enum ProtocolError {
     Lattice(#[from] LatticeError),
     #[error("the setting `2pc` does not support {what}")]
     Unsupported { what: &'static str },
-    #[error("the masked adapter does not belong to this model")]
+    #[error("private products by lattice do not support {what}")]
+    NoLattice { what: &'static str },
+    #[error("the peer prepares {steps} tokens at once, and 1 to {most} are allowed")]
+    Preparation { steps: usize, most: usize },
+    #[error("the adapter does not belong to this model")]
     AdapterMismatch,
 }
 

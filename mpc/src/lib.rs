@@ -59,7 +59,9 @@ pub use marill_crypto::{HashKey, Seed};
 pub use crate::{
     cost::Traffic,
     error::ProtocolError,
-    masked::{Comparison, PrecomputedStep, Precomputer},
+    masked::{
+        AdapterKey, Comparison, EncryptedAdapter, PrecomputedStep, Precomputer, PrivateProducts,
+    },
     reference::{
         real::RealTwin,
         twin::{Twin, TwinBeginning},
@@ -69,7 +71,7 @@ pub use crate::{
         ClientSession, DealerSession, InputShare, OutsourcedSession, ServerSession, join_token,
     },
     spec::{Architecture, Pooling, PrivateForm, ProgramSpec, QkNorm, Reveal, SpecError, Variant},
-    tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
+    tally::{tally_by_label, tally_decode, tally_prefill, tally_step, tally_with},
     two_party::{Extension, TwoParty, tally_two_party},
     weights::{
         AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,

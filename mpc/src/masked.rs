@@ -41,6 +41,7 @@ mod extend;
 mod hooks;
 mod input;
 mod interpreter;
+mod lattice;
 mod linear;
 mod lora;
 mod matrices;
@@ -71,11 +72,13 @@ use marill_numeric::{RingTensor, ring};
 pub(crate) use crate::masked::onehot::argmax::INDEX_BITS;
 pub use crate::masked::{
     dcf::{Comparison, DCF_BELOW},
+    lattice::{AdapterKey, EncryptedAdapter, PrivateProducts, prepared_bytes},
     precompute::{PrecomputedStep, Precomputer},
 };
 use crate::{
     masked::{
         correction_stream::Stream,
+        lattice::Preparing,
         matrices::Matrices,
         pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane},
         precompute::{Precomputed, RevealMasks},
@@ -108,6 +111,8 @@ pub struct Masked {
     hash: Cipher,
     /// Steps begun.
     steps: u64,
+    /// How private LoRA updates are made.
+    products: PrivateProducts,
     /// Nobody, in a session.
     observer: Option<Box<dyn Observer>>,
 }
@@ -133,6 +138,57 @@ impl Masked {
             Matrices::Masked(Arc::clone(&adapter.full)),
         );
         Self::evaluator(spec, true, held, seed, corrections, peer)
+    }
+
+    /// E0 with an adapter under encryption.
+    #[must_use]
+    pub fn client_with_encrypted(
+        spec: &ProgramSpec,
+        adapter: Arc<EncryptedAdapter>,
+        seed: &Seed,
+        peer: Box<dyn Channel>,
+    ) -> Self {
+        let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
+        let held = (Vec::new(), Matrices::Masked(Arc::default()));
+        let mut evaluator = Self::evaluator_of(true, held, seed, corrections, peer);
+        evaluator.preparing = Some(Preparing::of_client(adapter));
+        let engine = Self::new(Role::Evaluator(Box::new(evaluator)), spec);
+        engine.with_private_products(PrivateProducts::Lattice)
+    }
+
+    /// Returns self, E1, with the key under which its client has the adapter. Before the first
+    /// step.
+    #[must_use]
+    pub fn with_adapter_key(mut self, key: Arc<AdapterKey>) -> Self {
+        if let Role::Evaluator(e) = &mut self.role {
+            e.preparing = Some(Preparing::of_server(key));
+        }
+        self.with_private_products(PrivateProducts::Lattice)
+    }
+
+    /// Returns self, a dealer or a tally, of a session that makes private updates so; of an
+    /// evaluator what it holds decides. Before the first step.
+    #[must_use]
+    pub fn with_private_products(mut self, products: PrivateProducts) -> Self {
+        self.products = products;
+        self
+    }
+
+    /// Tokens that are prepared, where an adapter is under encryption.
+    pub(crate) fn tokens_prepared(&self) -> Option<usize> {
+        match &self.role {
+            Role::Evaluator(e) => e.preparing.as_ref().map(Preparing::tokens),
+            _ => None,
+        }
+    }
+
+    /// How many tokens E0 is still to prepare, where it does.
+    pub(crate) fn expect(&mut self, tokens: usize) {
+        if let Role::Evaluator(e) = &mut self.role
+            && let Some(preparing) = &mut e.preparing
+        {
+            preparing.expect(tokens);
+        }
     }
 
     /// E1: the server.
@@ -172,7 +228,18 @@ impl Masked {
         {
             return Err(ProtocolError::AdapterMismatch);
         }
-        let evaluator = Evaluator {
+        let evaluator = Self::evaluator_of(first, (adapter, matrices), seed, corrections, peer);
+        Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
+    }
+
+    fn evaluator_of(
+        first: bool,
+        (adapter, matrices): (Vec<Lora>, Matrices),
+        seed: &Seed,
+        corrections: Corrections,
+        peer: Box<dyn Channel>,
+    ) -> Evaluator {
+        Evaluator {
             first,
             randomness: Box::new(EvaluatorStreams::new(seed)),
             reveal_masks: RevealMasks::new(seed),
@@ -183,10 +250,10 @@ impl Masked {
             peer,
             traffic: Traffic::default(),
             one_way: None,
+            preparing: None,
             adapter: Arc::new(adapter),
             matrices,
-        };
-        Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
+        }
     }
 
     /// The dealer of correlations. `sink` leads to E1.
@@ -202,25 +269,46 @@ impl Masked {
         Self::dealer_with(spec, adapter_seed, matrix_masks, [seed0, seed1], sink)
     }
 
+    /// The dealer of correlations of a session in which it has no mask of the adapter.
+    #[must_use]
+    pub fn dealer_without_adapter(
+        spec: &ProgramSpec,
+        seeds: [&Seed; 2],
+        sink: Box<dyn Channel>,
+    ) -> Self {
+        let dealer = Self::new_dealer(seeds, (Vec::new(), MatrixMasks::default()), sink);
+        let engine = Self::new(Role::Dealer(Box::new(dealer)), spec);
+        engine.with_private_products(PrivateProducts::Lattice)
+    }
+
     /// As [`Self::dealer`], with masks that `adapter_seed` was expanded to before.
     pub(crate) fn dealer_with(
         spec: &ProgramSpec,
         adapter_seed: &Seed,
         matrix_masks: MatrixMasks,
-        [seed0, seed1]: [&Seed; 2],
+        seeds: [&Seed; 2],
         sink: Box<dyn Channel>,
     ) -> Self {
-        let dealer = Dealer {
+        let masks = (adapter_masks(spec, adapter_seed), matrix_masks);
+        let dealer = Self::new_dealer(seeds, masks, sink);
+        Self::new(Role::Dealer(Box::new(dealer)), spec)
+    }
+
+    fn new_dealer(
+        [seed0, seed1]: [&Seed; 2],
+        (adapter_masks, matrix_masks): (Vec<Lora>, MatrixMasks),
+        sink: Box<dyn Channel>,
+    ) -> Dealer {
+        Dealer {
             randomness: Box::new(DealerStreams::new(seed0, seed1)),
             reveal_masks: RevealMasks::new(seed0),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, dcf::ROOTS)),
-            adapter_masks: adapter_masks(spec, adapter_seed),
+            adapter_masks,
             matrix_masks,
             sink,
             buffer: headroom(),
             dcf_keys: None,
-        };
-        Self::new(Role::Dealer(Box::new(dealer)), spec)
+        }
     }
 
     /// Counts what a program costs.
@@ -239,6 +327,7 @@ impl Masked {
             trees: 0,
             hash: Cipher::new(&marill_crypto::dcf::UNNAMED),
             steps: 0,
+            products: PrivateProducts::default(),
             observer: None,
         }
     }

@@ -3,7 +3,7 @@
 use crate::{
     cost::Cost,
     error::ProtocolError,
-    masked::{Comparison, Masked},
+    masked::{Comparison, Masked, PrivateProducts},
     program,
     program::{cache::Cache, padding::check_remaining_context, run_blind},
     sampling::Selection,
@@ -81,22 +81,24 @@ pub fn tally_step(
     cached: usize,
     rows: usize,
 ) -> Result<Cost, ProtocolError> {
-    tally_step_on(spec, Comparison::OneHot, selection, cached, rows)
+    let usual = (Comparison::OneHot, PrivateProducts::Masks);
+    tally_with(spec, usual, selection, [cached, rows])
 }
 
-/// As [`tally_step`], with these comparisons.
+/// As [`tally_step`] of `[cached, rows]`, with these comparisons and private updates that are made
+/// so. What is prepared before a step is not in it: [`crate::masked::prepared_bytes`].
 ///
 /// # Errors
 /// As [`tally_step`].
-pub fn tally_step_on(
+pub fn tally_with(
     spec: &ProgramSpec,
-    comparison: Comparison,
+    (comparison, products): (Comparison, PrivateProducts),
     selection: Selection,
-    cached: usize,
-    rows: usize,
+    [cached, rows]: [usize; 2],
 ) -> Result<Cost, ProtocolError> {
     let (engine, cache, shapes) = tally(spec);
-    let mut engine = engine.with_comparison(comparison);
+    let engine = engine.with_comparison(comparison);
+    let mut engine = engine.with_private_products(products);
     let mut cache = cache.with_sampling(selection.shape());
     check_remaining_context(spec, cached, rows)?;
     if cached > 0 {

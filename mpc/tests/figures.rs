@@ -3,10 +3,11 @@
 //! Where `<=` stands, the number is the budget that a step was built for, not what it takes today.
 
 use marill_mpc::{
-    MaskedAdapter, ProgramSpec, Selection,
+    Comparison, EncryptedAdapter, MaskedAdapter, PrivateProducts, ProgramSpec, Selection,
     cost::Cost,
+    masked::prepared_bytes,
     random_model::with_private_matrices,
-    tally_decode, tally_prefill, tally_two_party,
+    tally_decode, tally_prefill, tally_two_party, tally_with,
     two_party::{Products, lpn_set_for, tally_made_ahead},
 };
 use marill_numeric::{Approximations, NumericSpec, Rounding, approx};
@@ -349,4 +350,24 @@ fn other_blocks_of_two_parties_keep_to_their_budgets() {
         ([28_736_674, 27_429_540], 9_933_272, 191),
     ];
     assert_eq!(found, expected);
+}
+
+/// An adapter under encryption in place of masks: what a client downloads, what it sends ahead of a
+/// prompt and of a token of an answer of 32, and how much less a step then sends.
+#[test]
+fn an_encrypted_adapter_keeps_to_its_bytes() {
+    let spec = smollm2(15);
+    assert_eq!(EncryptedAdapter::bytes_of(&spec).unwrap(), 42_247_648);
+    assert_eq!(prepared_bytes(&spec, 1, 32).unwrap() / 32, 1_286_628);
+    assert_eq!(prepared_bytes(&spec, 64, 1).unwrap(), 77_910_600);
+    let count = |products| {
+        let ways = (Comparison::OneHot, products);
+        tally_with(&spec, ways, Selection::Greedy, [127, 1]).unwrap()
+    };
+    let masks = count(PrivateProducts::Masks);
+    let lattice = count(PrivateProducts::Lattice);
+    assert_eq!(masks.rounds, lattice.rounds);
+    assert_eq!(masks.e1_to_e0_bytes, lattice.e1_to_e0_bytes);
+    assert_eq!(masks.e0_to_e1_bytes - lattice.e0_to_e1_bytes, 6_240);
+    assert_eq!(masks.dealer_to_e1_bytes - lattice.dealer_to_e1_bytes, 6_240);
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use marill_model::{ChatTemplate, Tokenizer};
-use marill_mpc::{Comparison, ProgramSpec};
+use marill_mpc::{Comparison, PrivateProducts, ProgramSpec};
 use marill_net::{Cutter, Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
 
@@ -65,6 +65,8 @@ pub struct ClientOptions {
     pub comparison: ComparisonChoice,
     /// The only setting that will do; none: what the server offers.
     pub setting: Option<Setting>,
+    /// The only way of private products that will do, where there is a dealer; none: the server's.
+    pub private_products: Option<PrivateProducts>,
     /// In the setting `2pc`: what is kept between sessions.
     pub set_ups: SetUpLimits,
 }
@@ -143,6 +145,7 @@ impl Client {
             dcf: setting != Setting::TwoParties,
             // A server that keeps none says so by its end.
             keep_seconds: Keeping::of(1).seconds(),
+            private_products: options.private_products.unwrap_or_default(),
         };
         Self::open(partition, options, supported)
     }

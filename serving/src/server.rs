@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use marill_mpc::TwoParty;
+use marill_mpc::{EncryptedAdapter, PrivateProducts, ProgramSpec, TwoParty};
 use marill_net::{Endpoint, http::HttpClient, peer_text};
 use marill_numeric::unhex;
 use marill_partition::{Manifest, Partition};
@@ -89,6 +89,8 @@ pub struct ServerOptions {
     pub allow_sampling: bool,
     /// Whether comparisons use DCF where a client asks for it; else one-hot only.
     pub allow_dcf: bool,
+    /// How private LoRA updates are made where there is a dealer.
+    pub private_products: PrivateProducts,
     /// In the setting `2pc`: what it keeps of its clients between their sessions.
     pub set_ups: SetUpLimits,
     /// Where its metrics are served, if anywhere.
@@ -204,6 +206,20 @@ fn check_parties(options: &ServerOptions) -> Result<(), StartError> {
     Err(StartError::Parties { reason })
 }
 
+/// Products by lattice are of LoRA updates, where there is a dealer.
+fn check_products(options: &ServerOptions, spec: &ProgramSpec) -> Result<(), ServingError> {
+    if options.private_products.is_masks() {
+        return Ok(());
+    }
+    if options.setting == Setting::TwoParties {
+        let reason = "in the setting `2pc` private products have no other way than theirs: \
+                      `--private-products` is for a dealer";
+        return Err(StartError::Parties { reason }.into());
+    }
+    EncryptedAdapter::bytes_of(spec).map_err(SessionError::from)?;
+    Ok(())
+}
+
 /// Correlations are preprocessed in the setting `dealer` only, for clients that are E0.
 fn check_correlations(options: &ServerOptions) -> Result<(), PreprocessingError> {
     let fits = options.setting == Setting::Dealer && options.e0 == E0::Client;
@@ -233,7 +249,11 @@ fn open_model(options: &ServerOptions) -> Result<(SecureModel, Published), Servi
         TwoParty::check(&spec, None).map_err(SessionError::from)?;
     }
     let mut model = SecureModel::new(id, spec, public, private, options.setting);
-    model.parameters = model.parameters.with_e0(options.e0);
+    check_products(options, &model.spec)?;
+    model.parameters = model
+        .parameters
+        .with_e0(options.e0)
+        .with_private_products(options.private_products);
     model.allow_sampling = options.allow_sampling;
     model.allow_dcf = options.allow_dcf;
     let published = Published {
@@ -244,17 +264,27 @@ fn open_model(options: &ServerOptions) -> Result<(SecureModel, Published), Servi
     Ok((model, published))
 }
 
-/// Writes what a dealer needs to know to preprocess for this server.
+/// Writes what a dealer needs to know to preprocess for this server, which makes private products
+/// so.
 ///
 /// # Errors
 /// A partition that cannot be served; [`StateError::Io`].
-pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), ServingError> {
+pub fn write_request(
+    partition: &Path,
+    products: PrivateProducts,
+    state: &Path,
+    to: &Path,
+) -> Result<(), ServingError> {
     let partition = Partition::open(partition)?;
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
     let id = partition.partition_id();
     let spec = partition.program_spec().clone();
-    let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
+    if !products.is_masks() {
+        EncryptedAdapter::bytes_of(&spec).map_err(SessionError::from)?;
+    }
+    let mut model = SecureModel::new(id, spec, public, private, Setting::Dealer);
+    model.parameters = model.parameters.with_private_products(products);
     let request = model.request(&SealingKey::read_or_create(
         &state.join(PREPROCESSING_KEY_FILE),
     )?);
@@ -481,6 +511,7 @@ async fn models(
                 "e0": server.model.parameters.e0, "sampling": server.model.allow_sampling,
                 "materials": server.model.offered_comparisons(),
                 "keep_seconds": server.keep_seconds(),
+                "private_products": server.model.offered_products(),
             })
         })
         .collect();

@@ -1,6 +1,6 @@
 //! What both ends of a session agree on: setting, who computes as E0, correlations, the program.
 
-use marill_mpc::{Comparison, ProgramSpec, PublicWeights, two_party::LpnSet};
+use marill_mpc::{Comparison, PrivateProducts, ProgramSpec, PublicWeights, two_party::LpnSet};
 use marill_net::peer_text;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// The version since which a step's own messages are what they are: figures that were measured of
 /// them hold since then.
@@ -136,6 +136,9 @@ pub struct SessionParameters {
     /// What comparisons are made of; the client chooses among what the server offers.
     #[serde(default, rename = "material")]
     pub comparison: Comparison,
+    /// How private LoRA updates are made where there is a dealer; the server chooses.
+    #[serde(default, skip_serializing_if = "PrivateProducts::is_masks")]
+    pub private_products: PrivateProducts,
 }
 
 impl SessionParameters {
@@ -156,7 +159,15 @@ impl SessionParameters {
             rounding: spec.numeric.rounding.to_string(),
             reveal: "token".into(),
             comparison: Comparison::OneHot,
+            private_products: PrivateProducts::Masks,
         }
+    }
+
+    /// The same with private updates that are made so.
+    #[must_use]
+    pub fn with_private_products(mut self, products: PrivateProducts) -> Self {
+        self.private_products = products;
+        self
     }
 
     /// The same with these comparisons.
@@ -200,6 +211,11 @@ impl SessionParameters {
         if spec_sha256(spec) != self.spec_sha256 {
             return Err("its program has another digest than its session parameters say".into());
         }
+        let of_updates =
+            spec.lora_rank > 0 && !spec.is_full_rank() && !spec.architecture.is_encoder();
+        if self.private_products == PrivateProducts::Lattice && !of_updates {
+            return Err("its program has no private products by lattice".into());
+        }
         Ok(())
     }
 
@@ -210,6 +226,8 @@ impl SessionParameters {
         let their_version = theirs.protocol.to_string();
         let our_comparison = self.comparison.to_string();
         let their_comparison = theirs.comparison.to_string();
+        let our_products = self.private_products.as_str().to_string();
+        let their_products = theirs.private_products.as_str().to_string();
         let fields = [
             ("protocol", &our_version, &their_version),
             // Before the digests that cover it, which would say less.
@@ -221,6 +239,7 @@ impl SessionParameters {
             ("e0", &self.e0, &theirs.e0),
             ("reveal", &self.reveal, &theirs.reveal),
             ("comparison", &our_comparison, &their_comparison),
+            ("private_products", &our_products, &their_products),
         ];
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),

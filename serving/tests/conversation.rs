@@ -298,6 +298,7 @@ fn client(
         party: None,
         comparison,
         setting: Some(setting),
+        private_products: None,
         set_ups: SetUpLimits::CLIENT,
     };
     let partition = Partition::open_public(&at.join("out")).unwrap();

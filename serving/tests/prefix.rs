@@ -68,6 +68,7 @@ fn a_prompts_prefix_runs_before_the_server_hears_of_it() {
         party: None,
         comparison: ComparisonChoice::Open,
         setting: None,
+        private_products: None,
         set_ups: SetUpLimits::CLIENT,
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();

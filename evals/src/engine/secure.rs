@@ -165,6 +165,7 @@ impl SecureEngine {
         let traffic = |session: &ClientSession<TwoParty>| {
             let sum = session.traffic();
             Traffic {
+                offline_bytes: 0,
                 rounds: sum.rounds,
                 bytes_sent: sum.sent,
                 bytes_received: sum.received,

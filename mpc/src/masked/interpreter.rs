@@ -11,7 +11,7 @@ use crate::{
     error::ProtocolResult,
     kernels::head_scalar_index,
     masked::{
-        Masked,
+        Masked, PrivateProducts,
         onehot::spline::Factor,
         reveal::PendingReveal,
         share::{Share, Wire},
@@ -45,6 +45,9 @@ impl Masked {
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.spec.is_full_rank() {
             return self.reveal_and_multiply_private(pending, bits, maps, label);
+        }
+        if self.products == PrivateProducts::Lattice {
+            return self.reveal_and_add_encrypted(pending, bits, maps, label);
         }
         self.reveal_and_add_private(pending, bits, maps, label)
     }

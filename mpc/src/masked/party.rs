@@ -12,6 +12,7 @@ use crate::{
     masked::{
         correction_stream::Stream,
         hooks::{DealerRandomness, EvaluatorRandomness},
+        lattice::Preparing,
         matrices::Matrices,
         precompute::{Precomputed, RevealMasks, RevealSpec},
     },
@@ -42,7 +43,9 @@ pub(super) struct Evaluator {
     pub(super) one_way: Option<bool>,
     /// Products of E0's that were made before their step.
     pub(super) precomputed: Precomputed,
-    /// Â and B̂ at E0, A and B at E1, map by map.
+    /// Products of E0's masks with an adapter under encryption, in sessions that make them.
+    pub(super) preparing: Option<Preparing>,
+    /// Â and B̂ at E0, none where it has them under encryption; A and B at E1, map by map.
     pub(super) adapter: Arc<Vec<Lora>>,
     /// The same for full-rank weights.
     pub(super) matrices: Matrices,
@@ -100,6 +103,11 @@ impl Tally {
 }
 
 impl Evaluator {
+    /// A step begins: what an earlier one left of prepared products is gone.
+    pub(super) fn begin_preparing(&mut self) {
+        self.preparing.iter_mut().for_each(Preparing::begin);
+    }
+
     /// E0's masks of what it reveals to E1.
     pub(super) fn masks_of_reveal(&mut self, share: &[u64], of: &RevealSpec) -> Vec<u64> {
         if let Some(masks) = self.randomness.reveal_masks(share, of.bits) {

@@ -176,9 +176,11 @@ impl Masked {
             Role::Evaluator(e) if e.first => {
                 e.reveal_masks.begin(self.steps);
                 e.precomputed.begin(self.steps);
+                e.begin_preparing();
             }
+            Role::Evaluator(e) => e.begin_preparing(),
             Role::Dealer(dealer) => dealer.reveal_masks.begin(self.steps),
-            _ => {}
+            Role::Tally(_) => {}
         }
     }
 
@@ -223,6 +225,7 @@ impl Masked {
             return None;
         };
         if !e.first
+            || e.preparing.is_some()
             || self.spec.architecture.is_encoder()
             || !(self.spec.is_full_rank() || self.spec.lora_rank > 0)
         {
@@ -239,6 +242,17 @@ impl Masked {
             plan: (0, Vec::new()),
         })
     }
+}
+
+/// What the program reveals to E1 in a step; how many keys it sees does not matter.
+pub(super) fn reveals(spec: &ProgramSpec, rows: usize) -> Result<Vec<RevealSpec>, ProtocolError> {
+    let shapes = PublicWeights::shapes_only(spec);
+    let mut tally = Masked::tally(spec);
+    program::step(&mut tally, &shapes, &mut Cache::new(spec), None, None, rows)?;
+    let Role::Tally(tally) = tally.role else {
+        unreachable!("a tally was made")
+    };
+    Ok(tally.reveals)
 }
 
 /// Makes a session's products of masks, on any thread.
@@ -275,7 +289,7 @@ impl Precomputer {
     /// [`ProtocolError::TooLong`] past the context.
     pub fn precompute(&mut self, step: u64, rows: usize) -> Result<PrecomputedStep, ProtocolError> {
         if self.plan.0 != rows {
-            self.plan = (rows, self.reveals(rows)?);
+            self.plan = (rows, reveals(&self.spec, rows)?);
         }
         // A session counts the steps that it has begun.
         let step = step + 1;
@@ -287,24 +301,6 @@ impl Precomputer {
             .map(|of| self.products(of, &mut prg))
             .collect();
         Ok(PrecomputedStep { step, products })
-    }
-
-    /// What the program reveals to E1 in a step; how many keys it sees does not matter.
-    fn reveals(&self, rows: usize) -> Result<Vec<RevealSpec>, ProtocolError> {
-        let shapes = PublicWeights::shapes_only(&self.spec);
-        let mut tally = Masked::tally(&self.spec);
-        program::step(
-            &mut tally,
-            &shapes,
-            &mut Cache::new(&self.spec),
-            None,
-            None,
-            rows,
-        )?;
-        let Role::Tally(tally) = tally.role else {
-            unreachable!("a tally was made")
-        };
-        Ok(tally.reveals)
     }
 
     fn products(&self, of: &RevealSpec, prg: &mut Prg) -> Products {

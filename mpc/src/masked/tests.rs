@@ -1,5 +1,6 @@
 //! What the secure engine must be: the twin's integers at every label, and views that say nothing.
 
+mod encrypted;
 mod faults;
 mod sampled;
 mod simulator;
@@ -20,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     ProgramSpec, Twin,
     masked::{
-        Comparison, INDEX_BITS, Masked, Role,
+        AdapterKey, Comparison, EncryptedAdapter, INDEX_BITS, Masked, Role,
         hooks::DealerStreams,
         scripted::{ClientScript, DealerScript, MirrorDealer, Record, ServerScript, Transcript},
     },
@@ -103,6 +104,8 @@ struct Fixture {
     seed1: Seed,
     sampling: Option<Sampling>,
     comparison: Comparison,
+    /// E1's key and E0's adapter, where it is under encryption.
+    encrypted: Option<(Arc<AdapterKey>, Arc<EncryptedAdapter>)>,
     /// Whether E1 draws the same noise in every run.
     fixed_noise: bool,
 }
@@ -211,7 +214,18 @@ impl Fixture {
             seed1: fixed(13),
             sampling: None,
             comparison: Comparison::OneHot,
+            encrypted: None,
             fixed_noise: false,
+        }
+    }
+
+    /// The adapter under encryption in place of masks.
+    fn encrypted(self) -> Self {
+        let (key, bytes) = AdapterKey::encrypt(self.spec(), &self.private).unwrap();
+        let adapter = EncryptedAdapter::from_bytes(self.spec(), &bytes).unwrap();
+        Self {
+            encrypted: Some((key, Arc::new(adapter))),
+            ..self
         }
     }
 
@@ -265,6 +279,11 @@ impl Fixture {
     }
 
     fn client(&self, peer: Box<dyn Channel>) -> Masked {
+        if let Some((_, adapter)) = &self.encrypted {
+            let adapter = Arc::clone(adapter);
+            let engine = Masked::client_with_encrypted(self.spec(), adapter, &self.seed0, peer);
+            return Record::watch(engine);
+        }
         let engine = Masked::client(
             self.spec(),
             &self.private.mask(self.spec(), &self.adapter_seed),
@@ -283,10 +302,17 @@ impl Fixture {
         {
             e.randomness = Box::new(sampled::FixedNoise::new(&self.seed1));
         }
+        if let Some((key, _)) = &self.encrypted {
+            engine = engine.with_adapter_key(Arc::clone(key));
+        }
         Record::watch(engine.with_comparison(self.comparison))
     }
 
     fn dealer(&self, sink: Box<dyn Channel>) -> Masked {
+        if self.encrypted.is_some() {
+            let seeds = [&self.seed0, &self.seed1];
+            return Record::watch(Masked::dealer_without_adapter(self.spec(), seeds, sink));
+        }
         Record::watch(Masked::dealer(
             self.spec(),
             &self.adapter_seed,

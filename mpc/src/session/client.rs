@@ -9,7 +9,7 @@ use crate::{
     cost::Traffic,
     engine::Engine,
     error::ProtocolError,
-    masked::{Masked, PrecomputedStep, Precomputer},
+    masked::{EncryptedAdapter, Masked, PrecomputedStep, Precomputer},
     program::{encoder, padding::pad_prompt},
     sampling::Sampling,
     session::State,
@@ -34,6 +34,33 @@ impl ClientSession {
         Ok(Self {
             state: State::new(weights, engine),
         })
+    }
+
+    /// As [`Self::new`], with the adapter under its owner's key
+    /// ([`crate::PrivateProducts::Lattice`]).
+    #[must_use]
+    pub fn with_encrypted(
+        weights: Arc<PublicWeights>,
+        adapter: Arc<EncryptedAdapter>,
+        seed: Seed,
+        peer: Box<dyn Channel>,
+    ) -> Self {
+        let engine = Masked::client_with_encrypted(&weights.spec, adapter, &seed, peer);
+        Self {
+            state: State::new(weights, engine),
+        }
+    }
+
+    /// Tokens that are prepared, where an adapter is under encryption.
+    #[must_use]
+    pub fn tokens_prepared(&self) -> Option<usize> {
+        self.state.engine.tokens_prepared()
+    }
+
+    /// Says how many tokens are expected beside those that are prepared, so that no more are, where
+    /// an adapter is under encryption.
+    pub fn expect(&mut self, tokens: usize) {
+        self.state.engine.expect(tokens);
     }
 
     /// Returns self comparing with DCF ([`crate::Comparison::Dcf`]); `dcf_keys` leads from the

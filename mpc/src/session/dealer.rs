@@ -56,6 +56,16 @@ impl DealerSession {
         self
     }
 
+    /// A dealer of sessions without a mask of the adapter ([`crate::PrivateProducts::Lattice`]).
+    #[must_use]
+    pub fn without_adapter(spec: ProgramSpec, seeds: [Seed; 2], sink: Box<dyn Channel>) -> Self {
+        let [seed0, seed1] = &seeds;
+        let engine = Masked::dealer_without_adapter(&spec, [seed0, seed1], sink);
+        Self {
+            state: State::new(Arc::new(PublicWeights::shapes_only(&spec)), engine),
+        }
+    }
+
     /// Returns self for an outsourced session.
     #[must_use]
     pub fn with_shared_io(mut self) -> Self {

@@ -17,7 +17,7 @@ use crate::{
     cost::Traffic,
     engine::Engine,
     error::ProtocolError,
-    masked::{INDEX_BITS, Masked},
+    masked::{EncryptedAdapter, INDEX_BITS, Masked},
     program::padding::pad_prompt,
     sampling::Sampling,
     session::State,
@@ -114,6 +114,29 @@ impl OutsourcedSession {
             });
         }
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_io();
+        Ok(Self {
+            state: State::new(weights, engine),
+        })
+    }
+
+    /// As [`Self::new`], with the adapter under its owner's key
+    /// ([`crate::PrivateProducts::Lattice`]).
+    ///
+    /// # Errors
+    /// As [`Self::new`], for an encoder.
+    pub fn with_encrypted(
+        weights: Arc<PublicWeights>,
+        adapter: Arc<EncryptedAdapter>,
+        seed: Seed,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        if weights.spec.architecture.is_encoder() {
+            return Err(ProtocolError::Reveal {
+                revealed: "a token",
+            });
+        }
+        let engine = Masked::client_with_encrypted(&weights.spec, adapter, &seed, peer);
+        let engine = engine.with_shared_io();
         Ok(Self {
             state: State::new(weights, engine),
         })

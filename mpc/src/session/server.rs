@@ -9,7 +9,7 @@ use crate::{
     cost::Traffic,
     engine::Engine,
     error::ProtocolError,
-    masked::{Comparison, Masked},
+    masked::{AdapterKey, Comparison, Masked},
     sampling::Sampling,
     session::{InputShare, State},
     weights::{PrivateWeights, PublicWeights},
@@ -49,6 +49,14 @@ impl ServerSession {
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.state.engine = self.state.engine.with_hash_key(key);
+        self
+    }
+
+    /// Returns self with the key under which its E0 has the adapter
+    /// ([`crate::PrivateProducts::Lattice`]). Before the first step.
+    #[must_use]
+    pub fn with_adapter_key(mut self, key: Arc<AdapterKey>) -> Self {
+        self.state.engine = self.state.engine.with_adapter_key(key);
         self
     }
 

@@ -92,7 +92,7 @@ pub(super) fn mask(maps: &[FullRankMap], spec: &ProgramSpec, adapter_seed: &Seed
 
 /// `R_W` of every map at the dealer, for all sessions under one seed: 8 bytes per private weight.
 /// None where the spec keeps LoRA updates.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct MatrixMasks(pub(crate) Arc<Vec<Vec<u64>>>);
 
 impl MatrixMasks {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use marill_mpc::PrivateProducts;
 use marill_net::{NetError, http::HttpClient, peer_text};
 use marill_partition::{MANIFEST_FILE, Manifest};
 
@@ -29,6 +30,8 @@ pub struct Supported {
     pub dcf: bool,
     /// For how many seconds it keeps a session for a further turn; 0: not at all.
     pub keep_seconds: u64,
+    /// How private LoRA updates are made where there is a dealer.
+    pub private_products: PrivateProducts,
 }
 
 /// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
@@ -57,6 +60,12 @@ pub(super) fn fetch(
             .as_array()
             .is_some_and(|all| all.iter().any(|m| m == "points")),
         keep_seconds: models["data"][0]["keep_seconds"].as_u64().unwrap_or(0),
+        // A server of an earlier version does not say.
+        private_products: match &models["data"][0]["private_products"] {
+            serde_json::Value::Null => PrivateProducts::Masks,
+            _ => PrivateProducts::parse(&word("private_products"))
+                .ok_or_else(|| unknown("private_products"))?,
+        },
     };
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;

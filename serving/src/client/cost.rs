@@ -17,8 +17,9 @@ pub struct Cost {
 pub struct Offline {
     /// In both directions.
     pub bytes: u64,
-    /// Of preparations for further tokens; those of a prompt are part of its step.
-    pub seconds: f64,
+    /// Of preparations for further tokens; those of a prompt are part of its step. None where all
+    /// are part of their steps.
+    pub seconds: Option<f64>,
 }
 
 impl Sub for Offline {
@@ -27,7 +28,9 @@ impl Sub for Offline {
     fn sub(self, earlier: Self) -> Self {
         Self {
             bytes: self.bytes - earlier.bytes,
-            seconds: self.seconds - earlier.seconds,
+            seconds: self
+                .seconds
+                .map(|seconds| seconds - earlier.seconds.unwrap_or_default()),
         }
     }
 }

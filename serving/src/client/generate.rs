@@ -68,6 +68,7 @@ impl Client {
     ///     party: None,
     ///     comparison: Default::default(),
     ///     setting: None,
+    ///     private_products: None,
     ///     set_ups: marill_serving::SetUpLimits::CLIENT,
     /// };
     /// let client = Client::with_partition(&Partition::open_public(&out)?, &options)?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use marill_mpc::{
-    ClientSession, Comparison, Extension, MaskedAdapter, OutsourcedSession, ProgramSpec,
-    PublicWeights, Sampling, Seed, Selection, TwoParty, two_party::LpnSet,
+    ClientSession, Comparison, Extension, OutsourcedSession, ProgramSpec, PublicWeights, Sampling,
+    Seed, Selection, TwoParty, two_party::LpnSet,
 };
 use marill_net::{
     Channel, Cutter, Meter, Metered, RequestId, SharedChannel, http::HttpClient, peer_text,
@@ -22,7 +22,7 @@ use crate::{
         outsourced::SharedConnections,
         precompute::PrecomputedSteps,
         session::{Inner, SecureSession},
-        state::ClientState,
+        state::{ClientState, HeldAdapter},
     },
     error::{ClientError, PreprocessingError, ServingError, SessionError, refused},
     messages::{
@@ -88,6 +88,20 @@ impl SessionOpener {
             }
             .into());
         }
+        let dealt = supported.setting != Setting::TwoParties;
+        if let Some(wanted) = options
+            .private_products
+            .filter(|wanted| dealt && *wanted != supported.private_products)
+        {
+            let ours = wanted.as_str().into();
+            let theirs = supported.private_products.as_str().into();
+            return Err(SessionError::Mismatch {
+                field: "private_products",
+                ours,
+                theirs,
+            }
+            .into());
+        }
         let spec = partition.program_spec().clone();
         if supported.setting == Setting::TwoParties {
             TwoParty::check(&spec, None).map_err(SessionError::from)?;
@@ -98,7 +112,8 @@ impl SessionOpener {
         let public = Arc::new(partition.public_weights()?);
         let parameters =
             SessionParameters::new(partition.partition_id(), &spec, &public, supported.setting)
-                .with_e0(supported.e0);
+                .with_e0(supported.e0)
+                .with_private_products(supported.private_products);
         let parameters =
             parameters.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
         if options.party.is_some() && !parameters.is_shared() {
@@ -279,6 +294,19 @@ impl SessionOpener {
         source: CorrelationPreference,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
+        let mut session = self.open_with(bucket, tokens, source, sampling)?;
+        // The prompt gives the first.
+        session.expect(tokens.saturating_sub(1));
+        Ok(session)
+    }
+
+    fn open_with(
+        &self,
+        bucket: usize,
+        tokens: usize,
+        source: CorrelationPreference,
+        sampling: Option<Sampling>,
+    ) -> Result<SecureSession, ServingError> {
         let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
             CorrelationPreference::Live | CorrelationPreference::Preprocessed
@@ -286,12 +314,7 @@ impl SessionOpener {
             {
                 return Err(SessionError::NoCorrelations.into());
             }
-            _ if self.parameters.is_two_party() => {
-                let mut session = self.open_two_party(sampling)?;
-                // The prompt gives the first.
-                session.expect(tokens.saturating_sub(1));
-                return Ok(session);
-            }
+            _ if self.parameters.is_two_party() => return self.open_two_party(sampling),
             CorrelationPreference::Preprocessed if uses_dcf => {
                 return Err(SessionError::NoDcf {
                     reason: "preprocessed correlations are one-hot",
@@ -394,8 +417,8 @@ impl SessionOpener {
             self.exchange_hellos(&self.parameters, &granted, correlations, sampling)?;
         let hash_key = hash_key(&granted.session);
         let seed0 = self.seed(granted)?;
-        let session =
-            ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
+        let channel = Box::new(peer.clone());
+        let session = adapter.session(self.public.clone(), seed0, channel)?;
         let session = session.with_sampling(sampling).with_hash_key(&hash_key);
         let session = match dcf_keys {
             Some(dcf_keys) => session.with_dcf(dcf_keys),
@@ -434,7 +457,7 @@ impl SessionOpener {
         let (peer, _, (adapter, _)) =
             self.exchange_hellos(parameters, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
-        let opened = OutsourcedSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
+        let opened = adapter.outsourced(self.public.clone(), seed0, Box::new(peer))?;
         let opened = opened
             .with_sampling(sampling)
             .with_hash_key(&hash_key(&session));
@@ -468,15 +491,15 @@ impl SessionOpener {
         Ok(Some(Box::new(connection)))
     }
 
-    /// Opens the session at the server, one that was granted; fetches the masked adapter where it
-    /// is not here.
+    /// Opens the session at the server, one that was granted; fetches the adapter where it is not
+    /// here.
     fn exchange_hellos(
         &self,
         parameters: &SessionParameters,
         granted: &Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
-    ) -> Result<(Peer, Arc<Meter>, (Arc<MaskedAdapter>, ServerWelcome)), ServingError> {
+    ) -> Result<(Peer, Arc<Meter>, (HeldAdapter, ServerWelcome)), ServingError> {
         self.state.claim(&granted.session)?;
         let kept = self.state.kept(parameters, &self.spec, correlations);
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
@@ -495,7 +518,7 @@ impl SessionOpener {
         let (mut peer, meter, welcome) = self.shake_hands(parameters, &hello)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
-            _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
+            _ => self.receive_adapter(&mut peer, parameters, &welcome, correlations)?,
         };
         Ok((peer, meter, (adapter, welcome)))
     }
@@ -600,9 +623,10 @@ impl SessionOpener {
     fn receive_adapter(
         &self,
         peer: &mut Peer,
+        parameters: &SessionParameters,
         welcome: &ServerWelcome,
         correlations: Correlations,
-    ) -> Result<Arc<MaskedAdapter>, ServingError> {
+    ) -> Result<HeldAdapter, ServingError> {
         let announced = welcome.adapter_bytes;
         if announced > MAX_ADAPTER_BYTES {
             return Err(SessionError::BadMessage {
@@ -615,7 +639,7 @@ impl SessionOpener {
         while (bytes.len() as u64) < announced {
             let piece = peer.recv().map_err(SessionError::net(SERVER))?;
             if piece.is_empty() || (bytes.len() + piece.len()) as u64 > announced {
-                let reason = "the masked adapter has another length than announced".into();
+                let reason = "the adapter has another length than announced".into();
                 return Err(SessionError::BadMessage {
                     peer: SERVER,
                     reason,
@@ -624,20 +648,19 @@ impl SessionOpener {
             }
             bytes.extend_from_slice(&piece);
         }
-        let masked = Arc::new(MaskedAdapter::from_bytes(&self.spec, &bytes)?);
-        let got = masked.digest();
+        let (got, adapter) = HeldAdapter::read(parameters, &self.spec, &bytes)?;
         if got != welcome.adapter_sha256 {
             let expected = welcome.adapter_sha256.clone();
             return Err(ClientError::Digest {
-                what: "masked adapter".into(),
+                what: "adapter".into(),
                 expected,
                 got,
             }
             .into());
         }
         self.state
-            .keep(&self.parameters, correlations, got, &bytes, masked.clone())?;
-        Ok(masked)
+            .keep(parameters, correlations, got, &bytes, adapter.clone())?;
+        Ok(adapter)
     }
 }
 

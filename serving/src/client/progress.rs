@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{Comparison, ProtocolError, Selection, cost::Cost, tally::tally_step_on};
+use marill_mpc::{
+    Comparison, ProtocolError, Selection, cost::Cost, masked::prepared_bytes, tally_with,
+};
 use marill_net::Meter;
 use marill_plan::count::counted_alone;
 
@@ -58,7 +60,7 @@ impl Client {
     /// nothing: its own messages are few, and say nothing of how far the evaluators are.
     ///
     /// # Errors
-    /// As [`tally_step_on`].
+    /// As [`tally_with`].
     pub fn tallied(&self, shape: StepShape) -> Result<Option<Cost>, ProtocolError> {
         let StepShape {
             cached,
@@ -72,7 +74,16 @@ impl Client {
         if self.parameters.is_two_party() {
             return counted_alone(&self.spec, cached, rows).map(Some);
         }
-        let step = |cached, rows| tally_step_on(&self.spec, comparison, selection, cached, rows);
+        let products = self.parameters.private_products;
+        let step = |cached, rows| {
+            let ways = (comparison, products);
+            let mut cost = tally_with(&self.spec, ways, selection, [cached, rows])?;
+            // Of several rows; single ones take what was prepared for several tokens.
+            if !products.is_masks() && rows > 1 {
+                cost.e0_to_e1_bytes += prepared_bytes(&self.spec, rows, 1)?;
+            }
+            Ok::<_, ProtocolError>(cost)
+        };
         // The first row of a further turn is a step of its own.
         let first = match cached {
             0 => Cost::default(),

@@ -60,8 +60,10 @@ pub(super) enum Inner {
 impl SecureSession {
     /// Says how many tokens may come behind the next, so that no more are prepared.
     pub(super) fn expect(&mut self, tokens: usize) {
-        if let Inner::TwoParty { expected, .. } = &mut self.inner {
-            *expected = Some(tokens);
+        match &mut self.inner {
+            Inner::Own { session, .. } => session.expect(tokens),
+            Inner::TwoParty { expected, .. } => *expected = Some(tokens),
+            Inner::Shared(_) => {}
         }
     }
 
@@ -227,6 +229,7 @@ impl SecureSession {
     pub fn prepared(&self) -> Option<usize> {
         match &self.inner {
             Inner::TwoParty { session, .. } if session.prepares() => Some(session.prepared()),
+            Inner::Own { session, .. } => session.tokens_prepared(),
             _ => None,
         }
     }
@@ -248,16 +251,24 @@ impl SecureSession {
         }
     }
 
-    /// What was made so far that depends on no input. None where a dealer makes that.
+    /// What was made so far that depends on no input. None where a dealer makes all of that; of
+    /// private products by lattice the seconds are part of their steps.
     #[must_use]
     pub fn offline(&self) -> Option<Offline> {
-        let Inner::TwoParty {
-            session,
-            prepare_seconds,
-            ..
-        } = &self.inner
-        else {
-            return None;
+        let (session, prepare_seconds) = match &self.inner {
+            Inner::TwoParty {
+                session,
+                prepare_seconds,
+                ..
+            } => (session, prepare_seconds),
+            Inner::Own { session, .. } => {
+                let bytes = session.traffic().offline_bytes;
+                return (bytes > 0).then_some(Offline {
+                    bytes,
+                    seconds: None,
+                });
+            }
+            Inner::Shared(_) => return None,
         };
         let phases = [Phase::Setup, Phase::Extension, Phase::Offline];
         let bytes = phases.map(|phase| {
@@ -266,7 +277,7 @@ impl SecureSession {
         });
         Some(Offline {
             bytes: bytes.iter().sum(),
-            seconds: *prepare_seconds,
+            seconds: Some(*prepare_seconds),
         })
     }
 

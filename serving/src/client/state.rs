@@ -5,23 +5,88 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use marill_mpc::{MaskedAdapter, ProgramSpec};
+use marill_mpc::{
+    ClientSession, EncryptedAdapter, MaskedAdapter, OutsourcedSession, PrivateProducts,
+    ProgramSpec, ProtocolError, PublicWeights, Seed,
+};
+use marill_net::Channel;
 
 use crate::{
-    error::StateError,
+    error::{ServingError, SessionError, StateError},
     secret_files::{read_or_create_key, replace_file},
     set_ups::{SetUpLimits, SetUps},
     state::{Store, WhenInUse},
     terms::{Correlations, SessionParameters},
 };
 
-/// What a client keeps: its random name, the sessions it has used, the masked adapter.
+/// The private part as a client holds it.
+#[derive(Clone)]
+pub(super) enum HeldAdapter {
+    Masked(Arc<MaskedAdapter>),
+    Encrypted(Arc<EncryptedAdapter>),
+}
+
+impl HeldAdapter {
+    /// Reads what the server sent, in the form of these parameters; also its digest.
+    pub(super) fn read(
+        parameters: &SessionParameters,
+        spec: &ProgramSpec,
+        bytes: &[u8],
+    ) -> Result<(String, Self), ServingError> {
+        match parameters.private_products {
+            PrivateProducts::Masks => {
+                let masked = MaskedAdapter::from_bytes(spec, bytes)?;
+                Ok((masked.digest(), Self::Masked(Arc::new(masked))))
+            }
+            PrivateProducts::Lattice => {
+                let read = EncryptedAdapter::from_bytes(spec, bytes);
+                let encrypted = read.map_err(SessionError::from)?;
+                let digest = encrypted.digest().to_string();
+                Ok((digest, Self::Encrypted(Arc::new(encrypted))))
+            }
+        }
+    }
+}
+
+impl HeldAdapter {
+    /// A session of this client's.
+    pub(super) fn session(
+        self,
+        public: Arc<PublicWeights>,
+        seed0: Seed,
+        peer: Box<dyn Channel>,
+    ) -> Result<ClientSession, ProtocolError> {
+        match self {
+            Self::Masked(adapter) => ClientSession::new(public, &adapter, seed0, peer),
+            Self::Encrypted(adapter) => {
+                Ok(ClientSession::with_encrypted(public, adapter, seed0, peer))
+            }
+        }
+    }
+
+    /// A computing party's side of a session.
+    pub(super) fn outsourced(
+        self,
+        public: Arc<PublicWeights>,
+        seed0: Seed,
+        peer: Box<dyn Channel>,
+    ) -> Result<OutsourcedSession, ProtocolError> {
+        match self {
+            Self::Masked(adapter) => OutsourcedSession::new(public, &adapter, seed0, peer),
+            Self::Encrypted(adapter) => {
+                OutsourcedSession::with_encrypted(public, adapter, seed0, peer)
+            }
+        }
+    }
+}
+
+/// What a client keeps: its random name, the sessions it has used, the private part as it was sent.
 pub struct ClientState {
     pub(super) client_id: String,
     records: PathBuf,
     adapters: PathBuf,
     /// Preprocessed sessions have a mask of their own.
-    kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
+    kept: Mutex<[Option<(String, HeldAdapter)>; 2]>,
     /// Of the setting `2pc`.
     pub(super) set_ups: SetUps,
     /// Held by the one session that fetches the adapter of its kind.
@@ -75,8 +140,12 @@ impl ClientState {
         } else {
             ""
         };
+        let form = match parameters.private_products {
+            PrivateProducts::Masks => "masked",
+            PrivateProducts::Lattice => "encrypted",
+        };
         self.adapters
-            .join(format!("{}{kind}.masked", parameters.partition_id))
+            .join(format!("{}{kind}.{form}", parameters.partition_id))
     }
 
     /// The kept adapter, from memory or disk.
@@ -85,13 +154,12 @@ impl ClientState {
         parameters: &SessionParameters,
         spec: &ProgramSpec,
         correlations: Correlations,
-    ) -> Option<(String, Arc<MaskedAdapter>)> {
+    ) -> Option<(String, HeldAdapter)> {
         let adapter =
             &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         if adapter.is_none() {
             let bytes = std::fs::read(self.adapter_path(parameters, correlations)).ok()?;
-            let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
-            *adapter = Some((masked.digest(), Arc::new(masked)));
+            *adapter = Some(HeldAdapter::read(parameters, spec, &bytes).ok()?);
         }
         adapter.clone()
     }
@@ -102,12 +170,12 @@ impl ClientState {
         correlations: Correlations,
         digest: String,
         bytes: &[u8],
-        masked: Arc<MaskedAdapter>,
+        adapter: HeldAdapter,
     ) -> Result<(), StateError> {
         replace_file(&self.adapter_path(parameters, correlations), bytes)?;
         let kept =
             &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
-        *kept = Some((digest, masked));
+        *kept = Some((digest, adapter));
         Ok(())
     }
 

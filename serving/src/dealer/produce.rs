@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use marill_mpc::{DealerSession, Seed, Selection, tally_step};
+use marill_mpc::{Comparison, DealerSession, PrivateProducts, Seed, Selection, tally_with};
 use marill_net::{Channel, SharedChannel};
 use marill_numeric::{hex, unhex};
 use serde::{Deserialize, Serialize};
@@ -244,9 +244,11 @@ fn corrections_bytes(
         ))
         .into());
     }
-    let mut bytes = tally_step(spec, selection, 0, bucket)?.dealer_to_e1_bytes;
+    let ways = (Comparison::OneHot, request.parameters.private_products);
+    let count = |sizes| tally_with(spec, ways, selection, sizes);
+    let mut bytes = count([0, bucket])?.dealer_to_e1_bytes;
     for step in 1..tokens {
-        bytes += tally_step(spec, selection, bucket + step - 1, 1)?.dealer_to_e1_bytes;
+        bytes += count([bucket + step - 1, 1])?.dealer_to_e1_bytes;
     }
     Ok(bytes)
 }
@@ -328,13 +330,12 @@ fn seal(
         .send(seeds.iter().flat_map(|seed| **seed).collect())
         .map_err(PreprocessingError::Write)?;
     let before = sealer.lock().sealed_bytes;
-    let dealer = DealerSession::new(
-        request.spec.clone(),
-        adapter_seed,
-        seed0,
-        seed1,
-        Box::new(sealer.clone()),
-    );
+    let spec = request.spec.clone();
+    let sink = Box::new(sealer.clone());
+    let dealer = match request.parameters.private_products {
+        PrivateProducts::Lattice => DealerSession::without_adapter(spec, [seed0, seed1], sink),
+        PrivateProducts::Masks => DealerSession::new(spec, adapter_seed, seed0, seed1, sink),
+    };
     let mut dealer = dealer
         .with_selection(options.selection)
         .with_hash_key(&hash_key(session));

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed, spec::MAX_POSITIONS};
+use marill_mpc::{
+    Comparison, DealerSession, PrivateProducts, ProgramSpec, ProtocolError, Seed,
+    spec::MAX_POSITIONS,
+};
 use marill_net::{Channel, SharedChannel, WebSocketChannel, peer_text};
 use marill_numeric::unhex;
 use tracing::Span;
@@ -101,10 +104,9 @@ fn open(
         .send(both(&seed1, &adapter_seed))
         .map_err(SessionError::net(SERVER))?;
     let sink = Box::new(channel.clone());
-    let matrices = dealer.masks.expanded(&hello.spec, &adapter_seed);
-    let session =
-        DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [seed0, seed1], sink);
-    let session = session
+    let products = grant.parameters.private_products;
+    let seeds = [adapter_seed, seed0, seed1];
+    let session = masks_of(dealer, products, hello.spec, seeds, sink)
         .with_selection(hello.selection)
         .with_hash_key(&hash_key(&hello.session));
     let session = match frames {
@@ -116,6 +118,23 @@ fn open(
     } else {
         session
     })
+}
+
+/// The dealer's side of a program, with masks of the adapter where private products take some.
+fn masks_of(
+    dealer: &Dealer,
+    products: PrivateProducts,
+    spec: ProgramSpec,
+    [adapter_seed, seed0, seed1]: [Seed; 3],
+    sink: Box<dyn Channel>,
+) -> DealerSession {
+    match products {
+        PrivateProducts::Lattice => DealerSession::without_adapter(spec, [seed0, seed1], sink),
+        PrivateProducts::Masks => {
+            let matrices = dealer.masks.expanded(&spec, &adapter_seed);
+            DealerSession::with_masks(spec, &adapter_seed, matrices, [seed0, seed1], sink)
+        }
+    }
 }
 
 /// After each announced step the corrections of one further decode are written: the dealer never

@@ -1,6 +1,6 @@
-//! The private part under the masks of clients, for those who do not have theirs yet: made once for
-//! each mask, kept in a file, sent from there. Of full-rank weights it is hundreds of megabytes, so
-//! a key gets it a few times per minute only.
+//! The private part as clients hold it, under masks or under encryption, for those who do not have
+//! theirs yet: made once for each, kept in a file, sent from there. Of full-rank weights it is
+//! hundreds of megabytes, so a key gets it a few times per minute only.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use marill_mpc::Seed;
+use marill_mpc::{AdapterKey, PrivateProducts, Seed};
 use marill_net::Channel;
 use marill_numeric::hex;
 use sha2::{Digest, Sha256};
@@ -27,6 +27,8 @@ use crate::{
 const MAX_KEPT_BYTES: u64 = 4 << 30;
 /// Masks whose digests are remembered.
 const MAX_KNOWN: usize = 10_000;
+/// Keys that are remembered, 0.2 MB each and more; who has one that is gone gets another part.
+const MAX_KEYS: usize = 500;
 /// Times that a key is sent its part.
 const SENT_A_MINUTE: u64 = 6;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -41,11 +43,23 @@ pub(super) struct MaskedParts {
     sent: Mutex<HashMap<KeyDigest, Vec<Instant>>>,
 }
 
-/// What is known of one mask.
+/// What is known of one mask, or of one key.
 #[derive(Default)]
 struct Part {
     digest: Option<String>,
     used: Option<Instant>,
+    /// Of a part under encryption. It is in memory alone: behind a restart clients get another
+    /// part, under another key.
+    key: Option<Arc<AdapterKey>>,
+}
+
+/// What a client has or is sent.
+pub(super) struct ClientPart {
+    pub(super) digest: String,
+    /// None where it has it.
+    pub(super) sending: Option<Sending>,
+    /// Where it is under encryption.
+    pub(super) key: Option<Arc<AdapterKey>>,
 }
 
 /// What a client has to be sent.
@@ -91,22 +105,33 @@ impl MaskedParts {
         })
     }
 
-    /// The digest of the private part under a mask, and its file unless the client `has` it by this
-    /// digest.
+    /// The private part as this client holds it, and its file unless the client `has` it by its
+    /// digest. `adapter_seed` is its mask; what is under encryption has a key for each seed and
+    /// principal.
     pub(super) fn of(
         &self,
         model: &SecureModel,
         adapter_seed: &Seed,
         has: Option<&str>,
         principal: Option<&Principal>,
-    ) -> Result<(String, Option<Sending>), ServingError> {
-        let name = adapter_seed.derive("name").to_bytes();
-        let part = self.part(name);
+    ) -> Result<ClientPart, ServingError> {
+        let name = name_of(model, adapter_seed, principal);
+        let most = match model.parameters.private_products {
+            PrivateProducts::Masks => MAX_KNOWN,
+            PrivateProducts::Lattice => MAX_KEYS,
+        };
+        let part = self.part(name, most);
         // Who wants the same waits here for the one that makes it.
         let mut part = lock(&part);
         let path = self.path(&name);
         let file = match (&part.digest, has) {
-            (Some(digest), Some(has)) if digest == has => return Ok((digest.clone(), None)),
+            (Some(digest), Some(has)) if digest == has => {
+                return Ok(ClientPart {
+                    digest: digest.clone(),
+                    sending: None,
+                    key: part.key.clone(),
+                });
+            }
             (Some(_), _) => File::open(&path).ok(),
             (None, _) => None,
         };
@@ -116,12 +141,18 @@ impl MaskedParts {
             Some(file) => file,
             None => {
                 let _making = lock(&self.making);
-                let bytes = model.private.mask(&model.spec, adapter_seed).to_bytes();
+                let (key, bytes) = make(model, adapter_seed)?;
                 let digest = hex(&Sha256::digest(&bytes));
                 part.digest = Some(digest.clone());
+                part.key = key.clone();
                 if has == Some(digest.as_str()) {
                     self.uncount(principal);
-                    return Ok((digest, None));
+                    let sending = None;
+                    return Ok(ClientPart {
+                        digest,
+                        sending,
+                        key,
+                    });
                 }
                 // From here on the file counts among those that make room.
                 part.used = Some(Instant::now());
@@ -132,15 +163,20 @@ impl MaskedParts {
         let bytes = file.metadata().map_err(StateError::io(&path))?.len();
         part.used = Some(Instant::now());
         let digest = part.digest.clone().unwrap_or_default();
+        let key = part.key.clone();
         drop(part);
         self.make_room(&name);
-        Ok((digest, Some(Sending { file, bytes })))
+        Ok(ClientPart {
+            digest,
+            sending: Some(Sending { file, bytes }),
+            key,
+        })
     }
 
-    fn part(&self, name: [u8; 32]) -> Arc<Mutex<Part>> {
+    fn part(&self, name: [u8; 32], most: usize) -> Arc<Mutex<Part>> {
         let mut known = lock(&self.known);
-        if known.len() >= MAX_KNOWN && !known.contains_key(&name) {
-            // Their digests are found again when they are asked for.
+        if known.len() >= most && !known.contains_key(&name) {
+            // Digests of masks are found again when they are asked for.
             known.retain(|name, part| Arc::strong_count(part) > 1 || self.path(name).exists());
         }
         known.entry(name).or_default().clone()
@@ -212,6 +248,36 @@ impl MaskedParts {
     }
 }
 
+/// Whose part: that of a mask, or of a principal with it.
+fn name_of(model: &SecureModel, adapter_seed: &Seed, principal: Option<&Principal>) -> [u8; 32] {
+    let name = adapter_seed.derive("name").to_bytes();
+    match (model.parameters.private_products, principal) {
+        (PrivateProducts::Lattice, Some(principal)) => {
+            let hash = Sha256::new_with_prefix(name).chain_update(principal.digest);
+            hash.finalize().into()
+        }
+        _ => name,
+    }
+}
+
+/// The private part in the form that leaves the server, and the key that stays here.
+fn make(
+    model: &SecureModel,
+    adapter_seed: &Seed,
+) -> Result<(Option<Arc<AdapterKey>>, Vec<u8>), ServingError> {
+    match model.parameters.private_products {
+        PrivateProducts::Masks => {
+            let masked = model.private.mask(&model.spec, adapter_seed);
+            Ok((None, masked.to_bytes()))
+        }
+        PrivateProducts::Lattice => {
+            let made = AdapterKey::encrypt(&model.spec, &model.private);
+            let (key, bytes) = made.map_err(SessionError::from)?;
+            Ok((Some(key), bytes))
+        }
+    }
+}
+
 fn size(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|metadata| metadata.len())
 }
@@ -222,7 +288,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use marill_mpc::random_model::{random_weights, tiny_spec};
+    use marill_mpc::{
+        EncryptedAdapter,
+        random_model::{random_weights, tiny_spec},
+    };
 
     use super::*;
     use crate::terms::Setting;
@@ -259,34 +328,71 @@ mod tests {
                 .map(|thread| thread.join().unwrap())
                 .collect()
         });
-        for (digest, sending) in all {
-            assert_eq!(digest, hex(&Sha256::digest(&expected)));
-            assert!(read(sending) == expected);
+        for part in all {
+            assert_eq!(part.digest, hex(&Sha256::digest(&expected)));
+            assert!(read(part.sending) == expected);
         }
         let path = parts.path(&seed.derive("name").to_bytes());
         let made = std::fs::metadata(&path).unwrap().modified().unwrap();
-        let (digest, sending) = parts.of(&model, &seed, Some("another"), None).unwrap();
+        let part = parts.of(&model, &seed, Some("another"), None).unwrap();
         assert!(
-            read(sending) == expected
+            read(part.sending) == expected
                 && std::fs::metadata(&path).unwrap().modified().unwrap() == made
         );
         assert!(
             parts
-                .of(&model, &seed, Some(&digest), None)
+                .of(&model, &seed, Some(&part.digest), None)
                 .unwrap()
-                .1
+                .sending
                 .is_none(),
             "who has it is sent nothing"
         );
         std::fs::remove_file(&path).unwrap();
         assert!(
-            read(parts.of(&model, &seed, None, None).unwrap().1) == expected,
+            read(parts.of(&model, &seed, None, None).unwrap().sending) == expected,
             "what was removed is made again"
         );
         let other = parts
             .of(&model, &Seed::from_bytes([2; 32]), None, None)
             .unwrap();
-        assert_ne!(other.0, digest);
+        assert_ne!(other.digest, part.digest);
+    }
+
+    #[test]
+    fn a_part_under_encryption_has_a_key_for_each_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = model();
+        model.parameters = model
+            .parameters
+            .with_private_products(PrivateProducts::Lattice);
+        let parts = MaskedParts::open(folder.path().join("masked")).unwrap();
+        let seed = Seed::from_bytes([1; 32]);
+        let principal = |byte| Principal {
+            digest: [byte; 32],
+            name: "a".into(),
+        };
+        let ask = |byte, has| {
+            parts
+                .of(&model, &seed, has, Some(&principal(byte)))
+                .unwrap()
+        };
+        let first = ask(1, None);
+        let bytes = read(first.sending);
+        assert_eq!(
+            bytes.len(),
+            EncryptedAdapter::bytes_of(&model.spec).unwrap()
+        );
+        let adapter = EncryptedAdapter::from_bytes(&model.spec, &bytes).unwrap();
+        assert_eq!(adapter.digest(), first.digest);
+        let again = ask(1, Some(&first.digest));
+        assert!(again.sending.is_none());
+        let same = |a: &Option<Arc<AdapterKey>>, b: &Option<Arc<AdapterKey>>| {
+            Arc::ptr_eq(a.as_ref().unwrap(), b.as_ref().unwrap())
+        };
+        assert!(same(&first.key, &again.key));
+        let other = ask(2, Some(&first.digest));
+        assert!(!same(&first.key, &other.key) && other.digest != first.digest);
+        assert!(read(other.sending) != bytes);
     }
 
     #[test]
@@ -305,7 +411,7 @@ mod tests {
         assert_eq!(refused.refusal_code("client"), "rate_limited");
         assert!((1..=61).contains(&refused.retry_after_seconds().unwrap()));
         assert!(ask(2).is_ok(), "another key has its own");
-        let (digest, _) = ask(2).unwrap();
+        let digest = ask(2).unwrap().digest;
         assert!(
             parts
                 .of(&model, &seed, Some(&digest), Some(&principal(1)))

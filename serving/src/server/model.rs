@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use marill_mpc::{
-    Comparison, PrivateWeights, ProgramSpec, PublicWeights,
+    Comparison, PrivateProducts, PrivateWeights, ProgramSpec, PublicWeights,
     two_party::{LpnSet, lpn_set_for},
 };
 use marill_numeric::hex;
@@ -67,6 +67,12 @@ impl SecureModel {
             true => &[],
             false => self.comparisons(),
         }
+    }
+
+    /// How private updates are made: nothing where two parties compute alone.
+    pub(super) fn offered_products(&self) -> Option<PrivateProducts> {
+        let dealt = !self.parameters.is_two_party();
+        dealt.then_some(self.parameters.private_products)
     }
 
     /// By which set of LPN two parties make transfers for this program; counted once.

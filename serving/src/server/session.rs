@@ -3,10 +3,13 @@
 mod source;
 mod turns;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use marill_mpc::{
-    Comparison, Extension, Seed, Selection, ServerSession, TwoParty, two_party::BaseId,
+    AdapterKey, Comparison, Extension, Seed, Selection, ServerSession, TwoParty, two_party::BaseId,
 };
 use marill_net::{Channel, RequestId, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
@@ -22,7 +25,7 @@ use crate::{
     },
     metrics::Metrics,
     pace::Pace,
-    server::{SecureModel, Server, charging::Charging, input::Announced},
+    server::{SecureModel, Server, charging::Charging, input::Announced, masked::ClientPart},
     set_ups::say_origin,
     slots::{HeldSlot, Turn},
     state::Principal,
@@ -196,10 +199,13 @@ fn handshake<'a>(
     };
 
     let has = hello.adapter_sha256.as_deref();
-    let (adapter_sha256, sending) =
-        server
-            .masked
-            .of(&server.model, &adapter_seed, has, principal)?;
+    let ClientPart {
+        digest: adapter_sha256,
+        sending,
+        key,
+    } = server
+        .masked
+        .of(&server.model, &adapter_seed, has, principal)?;
     let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
     // Before the computing party can tell the client.
     let waiting = server.model.parameters.is_shared().then(|| {
@@ -220,7 +226,8 @@ fn handshake<'a>(
         pace.earn(sending.bytes);
         sending.send(client)?;
     }
-    let session = evaluator(&server.model, client, &hello, corrections, seed1)?;
+    let held = (corrections, key);
+    let session = evaluator(&server.model, client, &hello, held, seed1)?;
     Ok((source, session, waiting, turns))
 }
 
@@ -317,7 +324,7 @@ fn evaluator(
     model: &SecureModel,
     client: &Connection,
     hello: &ClientHello,
-    corrections: Box<dyn Channel>,
+    (corrections, key): (Box<dyn Channel>, Option<Arc<AdapterKey>>),
     seed1: Seed,
 ) -> Result<E1, ServingError> {
     let peer = Box::new(client.clone());
@@ -328,6 +335,10 @@ fn evaluator(
         peer,
         corrections,
     )?;
+    let session = match key {
+        Some(key) => session.with_adapter_key(key),
+        None => session,
+    };
     let session = session
         .with_sampling(hello.sampling)
         .with_comparison(hello.parameters.comparison)

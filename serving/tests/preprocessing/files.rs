@@ -11,7 +11,7 @@ use marill_serving::{
     client::{CorrelationPreference, SecureSession, SessionOpener},
     dealer::{DEFAULT_OWNER, PreprocessOptions, produce},
     preprocessing::SealingKey,
-    server::PREPROCESSING_KEY_FILE,
+    server::{PREPROCESSING_KEY_FILE, SecureModel},
 };
 use marill_testkit::parties::{World, tiny_model};
 use tempfile::TempDir;
@@ -38,14 +38,15 @@ pub fn options(folder: &Path, request: PathBuf) -> PreprocessOptions {
 
 /// Writes `sessions` files below `folder` as the two operators would.
 pub fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
+    write_files_of(&tiny_model(), folder, sessions)
+}
+
+/// The same for another server's model.
+pub fn write_files_of(model: &SecureModel, folder: &Path, sessions: usize) -> Vec<PathBuf> {
     let request = folder.join("order.json");
     let key =
         SealingKey::read_or_create(&folder.join("server").join(PREPROCESSING_KEY_FILE)).unwrap();
-    fs::write(
-        &request,
-        serde_json::to_vec(&tiny_model().request(&key)).unwrap(),
-    )
-    .unwrap();
+    fs::write(&request, serde_json::to_vec(&model.request(&key)).unwrap()).unwrap();
     let options = PreprocessOptions {
         sessions,
         ..options(folder, request)

@@ -7,18 +7,18 @@ mod restored;
 
 use std::fs;
 
-use marill_mpc::{tally_decode, tally_prefill};
+use marill_mpc::{PrivateProducts, tally_decode, tally_prefill};
 use marill_serving::{
     client::CorrelationPreference,
     dealer::{PreprocessOptions, produce},
     preprocessing::SealingKey,
     terms::Correlations,
 };
-use marill_testkit::parties::tiny_model;
+use marill_testkit::parties::{World, tiny_model};
 
 use crate::files::{
     BUCKET, TOKENS, assert_none_fits, files, from_file, no_file, options, session_of, started,
-    write_files,
+    write_files, write_files_of,
 };
 
 #[test]
@@ -73,6 +73,24 @@ fn a_session_from_a_file_gives_the_twins_tokens() {
         .unwrap();
     assert_eq!(session.correlations, Correlations::Live);
     assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
+}
+
+#[test]
+fn a_file_may_leave_private_products_to_a_lattice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = tiny_model();
+    model.parameters = model
+        .parameters
+        .with_private_products(PrivateProducts::Lattice);
+    write_files_of(&model, folder.path(), 1);
+    let world = World::of(model, folder, false, true, |dealer| dealer);
+    let mut session = world
+        .opener()
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
+        .unwrap();
+    let (tokens, _) = world.secure(&mut session, 1, 11, TOKENS as u64 - 1);
+    assert_eq!(tokens, world.twin(1, 11, TOKENS as u64 - 1));
+    assert!(session.offline().is_some());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use marill_mpc::PrivateProducts;
 use marill_net::tls::Authorities;
 use marill_serving::{
     Endpoint, SetUpLimits,
@@ -116,6 +117,10 @@ pub struct Services {
     /// offers; where all parties run in this process, `dealer`]
     #[arg(long, value_name = "NAME", value_parser = parse_setting)]
     pub setting: Option<Setting>,
+    /// No other way of private products will do, where there is a dealer: `masks`, or `lattice`,
+    /// which promises nothing against a server that deviates [default: the server's]
+    #[arg(long, value_name = "WAY", value_parser = parse_private_products)]
+    private_products: Option<PrivateProducts>,
     /// In the setting `2pc`, make base transfers and keys anew (8.4 MB each way) instead of using
     /// those of an earlier session, and keep none: a file that is stolen later opens no session of
     /// now
@@ -125,6 +130,14 @@ pub struct Services {
     authorities: AuthoritiesArgs,
     #[command(flatten)]
     pub folders: Folders,
+}
+
+/// How private products are made, by its name on the command line.
+///
+/// # Errors
+/// Another name.
+pub fn parse_private_products(text: &str) -> Result<PrivateProducts, String> {
+    PrivateProducts::parse(text).ok_or_else(|| "it is `masks` or `lattice`".into())
 }
 
 /// A setting by its name on the command line.
@@ -184,6 +197,7 @@ impl Services {
             source: self.correlations.into(),
             comparison: self.comparison()?,
             setting: self.setting,
+            private_products: self.private_products,
             set_ups: match self.no_keep_set_up {
                 true => SetUpLimits::NONE,
                 false => SetUpLimits::CLIENT,

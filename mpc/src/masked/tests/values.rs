@@ -128,7 +128,7 @@ fn sampled_values_are_the_twins_given_the_noise() {
     });
 }
 
-fn every_value_is_the_twins(
+pub(super) fn every_value_is_the_twins(
     fixture: &Fixture,
     seed: u64,
     twin: impl Fn(&Fixture, &Input, &Recording) -> TwinRun,

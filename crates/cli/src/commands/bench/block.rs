@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use marill_mpc::{
-    Comparison, Extension,
+    Comparison, Extension, PrivateProducts,
     spec::MAX_POSITIONS,
     two_party::{GroupBits, LpnSet, Products, lpn_set_for},
 };
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     args::{
         network::{link, network},
-        services::ComparisonArg,
+        services::{ComparisonArg, parse_private_products},
     },
     output::failure::{BadInput, INPUT_FAILED},
 };
@@ -124,6 +124,10 @@ pub struct Args {
     /// dealer is done before the first step
     #[arg(long)]
     processes: bool,
+    /// With a dealer, how private updates are made: with `masks` of the adapter, or by `lattice`,
+    /// without any
+    #[arg(long, value_name = "WAY", default_value = "masks", value_parser = parse_private_products)]
+    private_products: PrivateProducts,
     /// Print rounds and bytes per label of a layer, and what was chosen there
     #[arg(long)]
     explain: bool,
@@ -224,12 +228,20 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     }
     let wiring = wiring(args, &model, &plan)?;
     let comparison = wiring.comparison;
+    let by_lattice = !args.private_products.is_masks();
+    if by_lattice && (args.processes || comparison != Comparison::OneHot) {
+        let problem = anyhow!(
+            "`--private-products lattice` is measured with one-hot comparisons and without \
+             `--processes`"
+        );
+        return Err(BadInput(problem).into());
+    }
     let outcome = if args.processes {
         run_processes(args, &model, &inputs, &plan, comparison)?
     } else {
         run_parties(&model, &inputs, &plan, &wiring)?
     };
-    let tally = tallied(&model, comparison, &plan)?;
+    let tally = tallied(&model, &wiring, &plan)?;
     let exact = model.public.spec.numeric.rounding == Rounding::Exact;
     let twin_equal = exact.then_some(outcome.tokens == expected);
     let tally_equal = tally == outcome.cost;
@@ -287,6 +299,7 @@ fn run_two_party(
         ("--processes", args.processes),
         ("--comparison", args.comparison != ComparisonArg::Auto),
         ("--dealer-network", args.dealer_network != "none"),
+        ("--private-products", !args.private_products.is_masks()),
     ];
     if let Some((flag, _)) = dealt.into_iter().find(|(_, given)| *given) {
         return Err(BadInput(anyhow!("`{flag}` is for settings with a dealer")).into());
@@ -370,6 +383,7 @@ fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
     };
     Ok(Wiring {
         comparison,
+        products: args.private_products,
         link: between,
         dealer_link,
     })

@@ -3,7 +3,10 @@
 use std::{sync::Arc, thread};
 
 use anyhow::anyhow;
-use marill_mpc::{ClientSession, Comparison, DealerSession, Seed, ServerSession, cost::Cost};
+use marill_mpc::{
+    AdapterKey, ClientSession, Comparison, DealerSession, EncryptedAdapter, PrivateProducts, Seed,
+    ServerSession, cost::Cost,
+};
 use marill_net::{Channel, Link, Shaped, memory_pair};
 
 use super::{
@@ -11,10 +14,13 @@ use super::{
     plan::Plan,
     shapes::Model,
 };
+use crate::output::failure::BadInput;
 
 /// How the parties talk.
 pub struct Wiring {
     pub comparison: Comparison,
+    /// How private updates are made.
+    pub products: PrivateProducts,
     /// Between the evaluators, and from the dealer to each of them.
     pub link: Option<Link>,
     pub dealer_link: Option<Link>,
@@ -41,6 +47,8 @@ pub struct Outcome {
     pub e1: Spent,
     pub dealer: Spent,
     pub cost: Cost,
+    /// What E0 sent to prepare private products by lattice for all measured steps.
+    pub offline_bytes: u64,
 }
 
 /// Runs all parties over random activations.
@@ -58,6 +66,8 @@ pub fn run_parties(
     let [sink, stream] = ends(wiring.dealer_link);
     let [dcf_keys, own_dcf_keys] = ends(wiring.dealer_link);
     let comparison = wiring.comparison;
+    let products = wiring.products;
+    let (key, encrypted) = encrypted(model, products)?.unzip();
     let adapter = model.private.mask(&spec, &adapter_seed);
     thread::scope(|scope| {
         let dealer = {
@@ -65,7 +75,14 @@ pub fn run_parties(
             scope.spawn(move || {
                 alone(move || {
                     let [adapter_seed, seed0, seed1] = seeds;
-                    let session = DealerSession::new(spec, adapter_seed, seed0, seed1, sink);
+                    let session = match products {
+                        PrivateProducts::Masks => {
+                            DealerSession::new(spec, adapter_seed, seed0, seed1, sink)
+                        }
+                        PrivateProducts::Lattice => {
+                            DealerSession::without_adapter(spec, [seed0, seed1], sink)
+                        }
+                    };
                     match comparison {
                         Comparison::Dcf => dealer(session.with_dcf(dcf_keys), plan),
                         Comparison::OneHot => dealer(session, plan),
@@ -78,15 +95,23 @@ pub fn run_parties(
                 let public = Arc::clone(&model.public);
                 let private = &model.private;
                 let session = ServerSession::new(public, private, seed1, server_end, stream)?;
+                let session = match key {
+                    Some(key) => session.with_adapter_key(key),
+                    None => session,
+                };
                 server(session.with_comparison(comparison), plan)
             })?
         });
-        let mut session =
-            ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
+        let public = Arc::clone(&model.public);
+        let mut session = match encrypted {
+            Some(encrypted) => ClientSession::with_encrypted(public, encrypted, seed0, client_end),
+            None => ClientSession::new(public, &adapter, seed0, client_end)?,
+        };
         if comparison == Comparison::Dcf {
             session = session.with_dcf(own_dcf_keys);
         }
-        let (tokens, e0, e0_precompute, mut cost) = alone(|| client(&mut session, inputs, plan))??;
+        let (tokens, e0, e0_precompute, mut cost, offline_bytes) =
+            alone(|| client(&mut session, inputs, plan))??;
         fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
             party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
         }
@@ -100,8 +125,24 @@ pub fn run_parties(
             e1,
             dealer,
             cost,
+            offline_bytes,
         })
     })
+}
+
+/// E1's key and E0's adapter under it, where private products are made by lattice.
+fn encrypted(
+    model: &Model,
+    products: PrivateProducts,
+) -> anyhow::Result<Option<(Arc<AdapterKey>, Arc<EncryptedAdapter>)>> {
+    if products.is_masks() {
+        return Ok(None);
+    }
+    let spec = &model.public.spec;
+    let (key, bytes) =
+        AdapterKey::encrypt(spec, &model.private).map_err(|error| BadInput(error.into()))?;
+    let adapter = EncryptedAdapter::from_bytes(spec, &bytes)?;
+    Ok(Some((key, Arc::new(adapter))))
 }
 
 /// The dealer's steps: what the measured ones take.
@@ -141,7 +182,8 @@ pub fn server(mut session: ServerSession, plan: &Plan) -> anyhow::Result<(Spent,
     Ok((spent, received))
 }
 
-/// E0's steps: tokens, what the measured steps take, what was prepared for them, and their cost.
+/// E0's steps: tokens, what the measured steps take, what was precomputed for them, their cost, and
+/// what was sent to prepare them.
 ///
 /// # Errors
 /// What the session reports.
@@ -149,12 +191,15 @@ pub fn client(
     session: &mut ClientSession,
     inputs: &[Vec<u64>],
     plan: &Plan,
-) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost)> {
+) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost, u64)> {
     let mut tokens = Vec::new();
     let mut spent = Spent::default();
     let mut precompute = Spent::default();
     let mut cost = Cost::default();
+    let mut offline = 0;
     let mut precomputer = session.precomputer();
+    // Steps that are not measured prepare themselves alone.
+    session.expect(1);
     for (k, input) in inputs.iter().enumerate() {
         let step = |session: &mut ClientSession| {
             if k == 0 {
@@ -165,11 +210,13 @@ pub fn client(
         };
         if !plan.measured(k) {
             tokens.push(step(session)?);
+            offline = session.traffic().offline_bytes;
             continue;
         }
         if let Some(precomputer) = &mut precomputer {
             session.accept(precompute.measure(|| precomputer.precompute(k as u64, plan.rows(k)))?);
         }
+        session.expect(plan.tokens);
         let before = session.traffic();
         tokens.push(spent.measure(|| step(session))?);
         let after = session.traffic();
@@ -178,5 +225,6 @@ pub fn client(
         cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
         cost.dealer_to_e0_bytes += after.dealer_bytes - before.dealer_bytes;
     }
-    Ok((tokens, spent, precompute, cost))
+    let offline = session.traffic().offline_bytes - offline;
+    Ok((tokens, spent, precompute, cost, offline))
 }

@@ -12,7 +12,7 @@ mod spool;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, ensure};
-use marill_mpc::{ClientSession, Comparison, Seed};
+use marill_mpc::{ClientSession, Comparison, PrivateProducts, Seed};
 use marill_net::{Channel, SharedChannel};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +149,7 @@ impl Run<'_> {
     fn wiring(&self) -> anyhow::Result<Wiring> {
         Ok(Wiring {
             comparison: self.comparison,
+            products: PrivateProducts::Masks,
             link: link(self.network)?,
             dealer_link: link(self.dealer_network)?,
         })
@@ -191,7 +192,8 @@ fn evaluate(
     if let Some(keys) = dcf_keys {
         session = session.with_dcf(keys);
     }
-    let (tokens, e0, e0_precompute, cost) = alone(|| client(&mut session, inputs, &run.plan))??;
+    let (tokens, e0, e0_precompute, cost, offline_bytes) =
+        alone(|| client(&mut session, inputs, &run.plan))??;
     drop(session);
     let products = alone(|| multiply(run.stages, seed, &operands, &mut peer))??;
     let outcome = Outcome {
@@ -201,6 +203,7 @@ fn evaluate(
         e1: Spent::default(),
         dealer: Spent::default(),
         cost,
+        offline_bytes,
     };
     Ok((outcome, products))
 }

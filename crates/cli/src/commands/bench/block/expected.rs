@@ -2,17 +2,25 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{Comparison, RealTwin, Twin, cost::Cost};
+use marill_mpc::{PrivateProducts, RealTwin, Selection, Twin, cost::Cost, tally_with};
 use marill_plan::count::counted;
 
-use crate::commands::bench::{plan::Plan, shapes::Model};
+use crate::commands::bench::{parties::Wiring, plan::Plan, shapes::Model};
 
 /// What the tally says of the measured steps.
-pub(super) fn tallied(model: &Model, comparison: Comparison, plan: &Plan) -> anyhow::Result<Cost> {
+pub(super) fn tallied(model: &Model, wiring: &Wiring, plan: &Plan) -> anyhow::Result<Cost> {
     let (first, rows) = plan.first_measured();
     let mut sum = Cost::default();
     for k in 0..plan.tokens.max(1) {
-        sum = sum + counted(&model.public.spec, comparison, first + k, rows)?;
+        let spec = &model.public.spec;
+        sum = sum
+            + match wiring.products {
+                PrivateProducts::Masks => counted(spec, wiring.comparison, first + k, rows)?,
+                products => {
+                    let ways = (wiring.comparison, products);
+                    tally_with(spec, ways, Selection::Greedy, [first + k, rows])?
+                }
+            };
     }
     Ok(sum)
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use marill_mpc::{Comparison, MaskedAdapter, ProgramSpec, cost::Cost, masked::DCF_BELOW};
+use marill_mpc::{
+    Comparison, EncryptedAdapter, MaskedAdapter, PrivateProducts, ProgramSpec, cost::Cost,
+    masked::DCF_BELOW,
+};
 use marill_plan::{Estimate, Network, estimates};
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
@@ -41,9 +44,14 @@ pub(super) fn report(
         .iter()
         .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
-    let setup = MaskedAdapter::bytes_of(spec);
+    let setup = match args.private_products {
+        PrivateProducts::Masks => MaskedAdapter::bytes_of(spec),
+        PrivateProducts::Lattice => EncryptedAdapter::bytes_of(spec).unwrap_or_default(),
+    };
     let private = private_part(spec);
     json!({
+        "private_products": args.private_products,
+        "offline_bytes": { "e0_to_e1": outcome.offline_bytes / per },
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
