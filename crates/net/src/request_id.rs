@@ -3,8 +3,8 @@
 use std::fmt;
 
 /// A request's name: 1 to 128 letters, digits and `-_.:`, so that it stands in a header, in a line
-/// of a log and in a frame as it is. It is drawn at random or chosen by a client, and says nothing
-/// of what is asked.
+/// of a log and in a frame as it is. It is drawn at random, or chosen by a client, who should say
+/// nothing in it of what is asked: all services log it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(String);
 
